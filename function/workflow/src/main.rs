@@ -1,1 +1,53 @@
-fn main() {}
+//! The function's process: environment, telemetry, clients, serve; nothing else.
+
+use std::process::ExitCode;
+
+use functions_framework::{serve, shutdown_signal};
+use inline_workflow::{
+    clock::Clock,
+    context::{Context, Reaches},
+    environment::Environment,
+    handle::handle,
+    telemetry,
+};
+use tokio::net::TcpListener;
+use tracing::{error, info};
+
+/// EX_USAGE of sysexits.h: the environment is what must change.
+const BAD_ENVIRONMENT: u8 = 64;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let environment = match Environment::from_lookup(|name| std::env::var(name).ok()) {
+        Ok(environment) => environment,
+        Err(error) => {
+            complain(&error.to_string());
+            return ExitCode::from(BAD_ENVIRONMENT);
+        }
+    };
+    if let Err(error) = telemetry::init(environment.service.is_some(), environment.log.as_deref()) {
+        complain(&error);
+        return ExitCode::from(BAD_ENVIRONMENT);
+    }
+    match run(environment).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!(%error, "cannot serve");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(environment: Environment) -> std::io::Result<()> {
+    let shutdown = shutdown_signal()?;
+    let listener = TcpListener::bind(("0.0.0.0", environment.port)).await?;
+    info!(address = %listener.local_addr()?, "listening");
+    let reaches = Reaches::from_environment(&environment);
+    let cx = Context::new(environment, reaches, Clock::System, fastrand::Rng::new());
+    serve(listener, move |event| handle(cx.clone(), event), shutdown).await
+}
+
+#[expect(clippy::print_stderr, reason = "no log yet")]
+fn complain(text: &str) {
+    eprintln!("function: {text}");
+}

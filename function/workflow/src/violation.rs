@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::json;
+
 /// The document in which a fault lies: the sender's, or the operator's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -17,6 +19,18 @@ pub enum Fault {
     Decoding,
     /// The message is clear, and the service is known to refuse it.
     Rule,
+    /// The message is clear, and the operator does not allow it (ALLOWED_CODE_PREFIXES).
+    Forbidden,
+}
+
+impl Fault {
+    /// Whether `RULES=warn` lets it pass.
+    pub fn can_be_waived(self) -> bool {
+        match self {
+            Self::Rule => true,
+            Self::Decoding | Self::Forbidden => false,
+        }
+    }
 }
 
 /// One fault. `path` is the place in the author's own document, `jobs[2].pyspark_job.args`;
@@ -34,4 +48,107 @@ pub struct Violation {
 /// A violation that was kept (as a warning of a run) was a rule's.
 fn rule() -> Fault {
     Fault::Rule
+}
+
+/// How many violations of one document are kept. An event shows fewer; a hostile document could have a million.
+pub const MAX_VIOLATIONS: usize = 1_000;
+
+/// Gathers the violations of one document, and knows the place at which its reader stands.
+pub struct Faults {
+    document: Document,
+    path: String,
+    kept: Vec<Violation>,
+    /// How many more there were, and the gravest of them.
+    unlisted: usize,
+    gravest: Option<Fault>,
+}
+
+impl Faults {
+    /// Begins at `path`, which is empty for the document itself.
+    pub fn new(document: Document, path: &str) -> Self {
+        Self { document, path: path.into(), kept: Vec::new(), unlisted: 0, gravest: None }
+    }
+
+    /// Reads the member `key` of the object at this place.
+    pub fn member<R>(&mut self, key: &str, read: impl FnOnce(&mut Self) -> R) -> R {
+        self.step(|path| json::push_key(path, key), read)
+    }
+
+    /// Reads the entry `key` of the map at this place.
+    pub fn entry<R>(&mut self, key: &str, read: impl FnOnce(&mut Self) -> R) -> R {
+        self.step(|path| json::push_map_key(path, key), read)
+    }
+
+    /// Reads the element `index` of the list at this place.
+    pub fn element<R>(&mut self, index: usize, read: impl FnOnce(&mut Self) -> R) -> R {
+        self.step(|path| json::push_index(path, index), read)
+    }
+
+    fn step<R>(&mut self, push: impl FnOnce(&mut String), read: impl FnOnce(&mut Self) -> R) -> R {
+        let here = self.path.len();
+        push(&mut self.path);
+        let result = read(self);
+        self.path.truncate(here);
+        result
+    }
+
+    pub fn decoding(&mut self, reason: impl Into<String>) {
+        self.add(Fault::Decoding, reason.into());
+    }
+
+    pub fn rule(&mut self, reason: impl Into<String>) {
+        self.add(Fault::Rule, reason.into());
+    }
+
+    pub fn forbidden(&mut self, reason: impl Into<String>) {
+        self.add(Fault::Forbidden, reason.into());
+    }
+
+    fn add(&mut self, fault: Fault, reason: String) {
+        if self.kept.len() < MAX_VIOLATIONS {
+            self.kept.push(Violation { document: self.document, path: self.path.clone(), reason, fault });
+            return;
+        }
+        self.unlisted += 1;
+        if self.gravest.is_none_or(Fault::can_be_waived) {
+            self.gravest = Some(fault);
+        }
+    }
+
+    /// How many faults there are so far.
+    pub fn count(&self) -> usize {
+        self.kept.len() + self.unlisted
+    }
+
+    /// Whether further faults are only counted, so that their reasons need no care.
+    pub fn is_full(&self) -> bool {
+        self.kept.len() >= MAX_VIOLATIONS
+    }
+
+    /// All that were kept, each once. If there were more, the last one says how many, and is as grave as they were.
+    pub fn into_violations(self) -> Vec<Violation> {
+        let mut violations = Vec::with_capacity(self.kept.len() + 1);
+        let mut seen = std::collections::HashSet::new();
+        for violation in &self.kept {
+            if seen.insert((&violation.path, &violation.reason)) {
+                violations.push(violation.clone());
+            }
+        }
+        if let Some(fault) = self.gravest {
+            let reason = format!("{} further faults are not listed", self.unlisted);
+            violations.push(Violation { document: self.document, path: String::new(), reason, fault });
+        }
+        violations
+    }
+}
+impl Violation {
+    /// What the text cannot mean.
+    pub fn decoding(document: Document, path: impl Into<String>, reason: impl Into<String>) -> Violation {
+        Violation { document, path: path.into(), reason: reason.into(), fault: Fault::Decoding }
+    }
+
+    /// What the service is known to refuse.
+    pub fn rule(document: Document, path: impl Into<String>, reason: impl Into<String>) -> Violation {
+        Violation { fault: Fault::Rule, ..Violation::decoding(document, path, reason) }
+    }
 }

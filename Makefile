@@ -1,0 +1,36 @@
+.DEFAULT_GOAL := help
+.PHONY: help run test test-emulator lint fmt descriptor image
+
+REQUEST ?= fixtures/requests/example.json
+CARGO ?= cargo
+
+help: ## show what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## run one request on the emulator and show its events [REQUEST=fixtures/requests/dag.json]
+	$(CARGO) build --locked --quiet --bin function --bin emulator
+	target/debug/emulator run --function target/debug/function --request $(REQUEST)
+
+test: ## all tests that need nothing but cargo
+	$(CARGO) test --locked --workspace
+
+test-emulator: ## the end-to-end tests against Google's own Pub/Sub emulator (needs gcloud and Java)
+	$(CARGO) build --locked --bin function --bin emulator
+	.ci/with-pubsub-emulator $(CARGO) test --locked -p inline-workflow --test end_to_end -- --include-ignored official
+
+lint: ## formatting, clippy with warnings denied, dependencies (if cargo-deny is installed)
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check bans licenses sources; \
+	else echo "cargo-deny is not installed: dependencies not checked"; fi
+
+fmt: ## format all code
+	$(CARGO) fmt --all
+
+descriptor: ## make function/workflow/data/dataproc_v1.binpb anew from Google's Python client (needs python3 and PyPI)
+	python3 -m venv target/descriptor
+	target/descriptor/bin/pip install --quiet google-cloud-dataproc==5.32.0
+	target/descriptor/bin/python function/workflow/data/make_descriptor.py function/workflow/data/dataproc_v1.binpb
+
+image: ## build the container image (needs a Docker engine)
+	docker build --tag inline-workflow .

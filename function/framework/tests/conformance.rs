@@ -1,0 +1,126 @@
+//! The example as functions-framework-conformance's client uses it: a process, a request, `function_output.json`.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
+
+mod wire;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::{env, fs};
+
+use serde_json::{Value, json};
+
+use wire::{Connection, ask, message, post};
+
+struct Process {
+    child: Child,
+    directory: PathBuf,
+    address: SocketAddr,
+}
+
+impl Process {
+    fn start(signature: &str) -> Self {
+        Self::start_with(signature, "unlimited")
+    }
+
+    /// With at most so many open descriptors.
+    fn start_with(signature: &str, descriptors: &str) -> Self {
+        // target/<profile>/deps/conformance-… -> target/<profile>/examples/conformance
+        let this = env::current_exe().unwrap();
+        let example = this.parent().and_then(Path::parent).unwrap().join("examples/conformance");
+        assert!(example.exists(), "{}: build it with `cargo build --example conformance`", example.display());
+        let directory = env::temp_dir().join(format!("conformance-{signature}-{descriptors}-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let mut command = Command::new("sh");
+        if descriptors == "unlimited" {
+            command = Command::new(example);
+        } else {
+            command.arg("-c").arg(format!("ulimit -n {descriptors}; exec \"$0\"")).arg(example);
+        }
+        command
+            .env("PORT", "0")
+            .env("FUNCTION_SIGNATURE_TYPE", signature)
+            .current_dir(&directory)
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        // It listens on all interfaces.
+        let address = line.trim().strip_prefix("listening on 0.0.0.0").unwrap();
+        Self { child, directory, address: format!("127.0.0.1{address}").parse().unwrap() }
+    }
+
+    async fn output_of(&self, request: &[u8]) -> Vec<u8> {
+        let response = ask(self.address, request).await;
+        assert!((200..300).contains(&response.status), "{response:?}");
+        fs::read(self.directory.join("function_output.json")).unwrap()
+    }
+
+    /// SIGTERM, and the exit code.
+    fn terminated(mut self) -> Option<i32> {
+        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(fs::remove_dir_all(&self.directory));
+    }
+}
+
+fn fixture(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/events/conformance").join(name);
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[tokio::test]
+async fn http() {
+    let process = Process::start("http");
+    assert_eq!(process.output_of(&post("", b"PASS")).await, b"PASS");
+    assert_eq!(process.terminated(), Some(0));
+}
+
+#[tokio::test]
+async fn cloudevent() {
+    let process = Process::start("cloudevent");
+    for name in ["legacy_pubsub", "pubsub_text", "pubsub_binary"] {
+        let mut expected: Value = serde_json::from_slice(&fixture(&format!("{name}-cloudevent-output.json"))).unwrap();
+        let legacy = post("content-type: application/json\r\n", &fixture(&format!("{name}-legacy-input.json")));
+        let output: Value = serde_json::from_slice(&process.output_of(&legacy).await).unwrap();
+        assert_eq!(output, expected, "{name}");
+
+        let event = fixture(&format!("{name}-cloudevent-input.json"));
+        let output: Value = serde_json::from_slice(
+            &process.output_of(&post("content-type: application/cloudevents+json\r\n", &event)).await,
+        )
+        .unwrap();
+        expected["data"]["subscription"] = json!("projects/sample-project/subscriptions/sample-subscription");
+        assert_eq!(output, expected, "{name}");
+    }
+    assert_eq!(process.terminated(), Some(0));
+}
+
+#[tokio::test]
+async fn running_out_of_descriptors_ends_when_connections_do() {
+    let process = Process::start_with("cloudevent", "32");
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        held.push(Connection::to(process.address).await);
+    }
+    // The last of them is in the kernel's queue: nobody can accept it yet.
+    let mut waiting = held.pop().unwrap();
+    waiting.send(&message("1")).await;
+    drop(held);
+    assert_eq!(waiting.response().await.status, 204);
+    assert_eq!(process.terminated(), Some(0));
+}
+
+#[test]
+fn another_signature_ends_at_once() {
+    let mut process = Process::start("event");
+    assert_eq!(process.child.wait().unwrap().code(), Some(1));
+}

@@ -1,0 +1,394 @@
+//! A request: from message to record.
+//!
+//! A message is acked as soon as its record stands in the bucket; from then on nothing depends on its redelivery.
+
+use std::sync::{Arc, PoisonError};
+
+use futures::join;
+use gcloud_sdk::tonic::Code;
+use tracing::{error, warn};
+use uuid::Uuid;
+
+use crate::{
+    advance::{advance, publish_last},
+    clock::after,
+    cluster_config::{self, ClusterConfig},
+    context::Context,
+    environment::Rules,
+    error::{CallError, Error},
+    inquire,
+    outcome::Failure,
+    record::{Correlation, Kind, Lease, Record, State},
+    records::{self, Found, Loaded},
+    request::{self, Action, Request},
+    response::{Answer, is_senders_own},
+    storage::{Read, Written},
+    template::{self, Rendered},
+    trigger::Message,
+    violation::{Document, Violation},
+};
+
+/// What became of a message, for the log.
+#[derive(Clone, Debug)]
+pub struct Handled {
+    pub run_id: Uuid,
+    pub job_name: String,
+    pub request_id: Option<String>,
+    pub what: String,
+}
+
+/// Deals with a request message: records the run and takes its first step, or answers why not.
+///
+/// # Errors
+/// Only while nothing is recorded, for want of storage or of the response topic: the message must come again.
+pub async fn accept(cx: &Context, message: &Message, traceparent: Option<String>) -> Result<Handled, Error> {
+    let (request, faults) = match &message.data {
+        Ok(data) => request::decode(data),
+        Err(unreadable) => {
+            let fault = Violation::decoding(Document::Request, "", unreadable.0.as_str());
+            (request::decode(b"{}").0, vec![fault])
+        }
+    };
+    let run_id = request::run_id(&request, &message.topic, &message.id);
+    let to = correlation(message, &request, run_id, traceparent);
+    let handled = |what: String| Handled {
+        run_id: to.run_id,
+        job_name: request.job_name.clone(),
+        request_id: request.request_id.clone(),
+        what,
+    };
+    if matches!(request.action, Action::Cancel | Action::Status) {
+        let what = match faults.is_empty() {
+            true => inquire::inquire(cx, message, &request, to.clone()).await?,
+            false => reject(cx, &to, &request, faults, message).await?,
+        };
+        return Ok(handled(what));
+    }
+    let config = current_config(cx).await.map_err(Error::NotRecorded)?;
+    let (rendered, violations) = render(cx, &request, run_id, config.as_deref(), faults);
+    let (refused, warnings) = sort(violations, cx.environment.rules);
+    let rendered = match rendered {
+        Some(rendered) if refused.is_empty() => rendered,
+        _ => return reject(cx, &to, &request, refused, message).await.map(handled),
+    };
+    let generation = config.map_or(0, |config| config.generation);
+    if request.action == Action::Validate {
+        let answer = Answer {
+            template: Some(template_json(cx, &rendered, run_id)),
+            config_entry: Some(rendered.config_entry),
+            config_generation: Some(generation),
+            warnings,
+            received: message.published,
+            ..Answer::default()
+        };
+        let message = cx.speaker.answer(&to, Kind::Validated, answer, cx.now());
+        cx.responses.publish(&message).await.map_err(Error::NotRecorded)?;
+        return Ok(handled("validated".to_owned()));
+    }
+
+    let writer = cx.writer();
+    let record = new_record(cx, message, &request, &rendered, to.clone(), (generation, warnings), &writer);
+    // Side by side: both must stand before the message is acked, and the order does not matter then.
+    let (marked, stored) = join!(records::mark(cx, run_id), records::store(cx, &record, 0));
+    let marker = marked.map_err(Error::NotRecorded)?;
+    match stored.map_err(Error::NotRecorded)? {
+        Written::At(generation) => {
+            // A marker that stood before may be one that somebody is about to delete.
+            let marker = match marker {
+                Some(marker) => marker,
+                None => records::mark_anew(cx, run_id).await.map_err(Error::NotRecorded)?,
+            };
+            let run = Loaded { record, generation };
+            Ok(handled(first_step(cx, &writer, run, Some(marker)).await))
+        }
+        Written::Lost => repeated(cx, &writer, record).await.map(handled),
+    }
+}
+
+/// The configuration as it stands, downloaded and parsed only when it has changed.
+async fn current_config(cx: &Context) -> Result<Result<Arc<ClusterConfig>, Violation>, CallError> {
+    let object = &cx.environment.config_object;
+    let known = cx.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let generation = known.as_ref().map(|(generation, _)| *generation);
+    let (generation, config) = match (cx.storage.read(object, generation).await?, known) {
+        (Read::Unchanged, Some((_, config))) => return Ok(config),
+        (Read::Missing | Read::Unchanged, _) => {
+            let bucket = &cx.environment.staging_bucket;
+            let reason = format!("the configuration gs://{bucket}/{object} does not exist");
+            return Ok(Err(Violation::decoding(Document::Config, "", reason)));
+        }
+        (Read::Object { generation, content }, _) => {
+            let config = cluster_config::parse(object, generation, &content).map(Arc::new);
+            (generation, config)
+        }
+    };
+    let mut cached = cx.config.lock().unwrap_or_else(PoisonError::into_inner);
+    if cached.as_ref().is_none_or(|(known, _)| *known < generation) {
+        *cached = Some((generation, config.clone()));
+    }
+    Ok(config)
+}
+
+/// The template, and everything that is wrong with the request and with its configuration.
+fn render(
+    cx: &Context,
+    request: &Request,
+    run_id: Uuid,
+    config: Result<&ClusterConfig, &Violation>,
+    mut violations: Vec<Violation>,
+) -> (Option<Rendered>, Vec<Violation>) {
+    let config = match config {
+        Ok(config) => config,
+        Err(fault) => {
+            violations.push(fault.clone());
+            return (None, violations);
+        }
+    };
+    let options = template::Options {
+        project: cx.environment.project.clone(),
+        region: cx.environment.region.clone(),
+        run_id,
+        allowed_code_prefixes: cx.environment.allowed_code_prefixes.clone(),
+        cluster_idle_ttl: cx.environment.cluster_idle_ttl.map(|ttl| ttl.as_secs()),
+        cluster_max_ttl: cx.environment.cluster_max_ttl.map(|ttl| ttl.as_secs()),
+    };
+    let (rendered, more) = template::render(request, config, &options);
+    violations.extend(more);
+    (rendered, violations)
+}
+
+/// Those that forbid the run, and those that only warn.
+fn sort(violations: Vec<Violation>, rules: Rules) -> (Vec<Violation>, Vec<Violation>) {
+    violations.into_iter().partition(|violation| rules == Rules::Enforce || !violation.fault.can_be_waived())
+}
+
+/// The template as it would be sent first.
+fn template_json(cx: &Context, rendered: &Rendered, run_id: Uuid) -> serde_json::Value {
+    let (project, region) = (&cx.environment.project, &cx.environment.region);
+    let base = &rendered.cluster_base_name;
+    let request = template::instantiate_request(project, region, &rendered.template, base, run_id, 1);
+    template::to_json(&request)["template"].take()
+}
+
+/// Answers a request that will not run. One that was recorded before its configuration or these rules changed is running,
+/// and this is but its repetition.
+async fn reject(
+    cx: &Context,
+    to: &Correlation,
+    request: &Request,
+    violations: Vec<Violation>,
+    message: &Message,
+) -> Result<String, Error> {
+    if request.action == Action::Run
+        && let Found::Record(run) = records::load(cx, to.run_id).await.map_err(Error::NotRecorded)?
+        && run.record.digest == request.digest()
+        && run.record.state != State::Rejected
+    {
+        return Ok(repeat(cx, &cx.writer(), *run).await);
+    }
+    let what = format!("rejected with {} violations", violations.len());
+    if violations.iter().any(|violation| violation.document == Document::Config) {
+        let object = cx.environment.config_object.as_str();
+        error!(object, ?violations, "the cluster configuration cannot be used");
+    }
+    let answer = Answer {
+        state: Some(State::Rejected),
+        failure: Some(Failure::new(Code::InvalidArgument, summary(&violations))),
+        violations,
+        received: message.published,
+        ..Answer::default()
+    };
+    let message = cx.speaker.answer(to, Kind::Rejected, answer, cx.now());
+    cx.responses.publish(&message).await.map_err(Error::NotRecorded)?;
+    Ok(what)
+}
+
+/// One line for those who do not read the list.
+fn summary(violations: &[Violation]) -> String {
+    match violations {
+        [] => "the request cannot be run".to_owned(),
+        [first, rest @ ..] => {
+            let place = match first.path.is_empty() {
+                true => String::new(),
+                false => format!("{}: ", first.path),
+            };
+            let more = match rest.len() {
+                0 => String::new(),
+                count => format!(" (and {count} more)"),
+            };
+            format!("{place}{}{more}", first.reason)
+        }
+    }
+}
+
+fn correlation(message: &Message, request: &Request, run_id: Uuid, traceparent: Option<String>) -> Correlation {
+    Correlation {
+        run_id,
+        job_name: Some(request.job_name.clone()),
+        request_id: request.request_id.clone(),
+        message_id: message.id.clone(),
+        traceparent,
+        attributes: message
+            .attributes
+            .iter()
+            .filter(|(key, _)| is_senders_own(key))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+    }
+}
+
+fn new_record(
+    cx: &Context,
+    message: &Message,
+    request: &Request,
+    rendered: &Rendered,
+    to: Correlation,
+    (config_generation, warnings): (i64, Vec<Violation>),
+    writer: &str,
+) -> Record {
+    let now = cx.now();
+    Record {
+        digest: request.digest(),
+        request: request.document.to_serde(),
+        template: template::encode(&rendered.template),
+        cluster_base_name: rendered.cluster_base_name.clone(),
+        zone_from_request: rendered.zone_from_request,
+        config_entry: rendered.config_entry.clone(),
+        config_generation,
+        warnings,
+        lease: Some(Lease {
+            writer: writer.to_owned(),
+            until: after(now, cx.environment.submit_lease),
+            may_submit: true,
+        }),
+        ..Record::accepted(to, message.published, now)
+    }
+}
+
+/// The run is recorded: whatever comes of its first step, the message has done its duty.
+async fn first_step(cx: &Context, writer: &str, run: Loaded, marker: Option<i64>) -> String {
+    match advance(cx, writer, run, marker).await {
+        Ok(record) => format!("accepted, {}", describe(&record)),
+        Err(error) => {
+            warn!(%error, "left to the next tick");
+            "accepted, left to the next tick".to_owned()
+        }
+    }
+}
+
+/// The run's record stands already: a second delivery, a second message with the same request_id, or a new try after a
+/// rejection.
+async fn repeated(cx: &Context, writer: &str, fresh: Record) -> Result<String, Error> {
+    let found = records::load(cx, fresh.run_id()).await.map_err(Error::NotRecorded)?;
+    let run = match found {
+        Found::Record(run) => run,
+        // Taken away between two calls; the next delivery finds out what is left.
+        Found::Missing => {
+            return Err(Error::NotRecorded(CallError {
+                method: "Storage.ReadObject",
+                resource: records::record_object(fresh.run_id()),
+                code: Code::Aborted,
+                message: "the record was taken away".to_owned(),
+                never_sent: false,
+            }));
+        }
+        Found::UnknownVersion(version) => {
+            let text = format!("the run's record has version {version}, unknown to this release");
+            let answer = Answer {
+                found: Some(true),
+                failure: Some(Failure::new(Code::FailedPrecondition, text)),
+                ..Answer::default()
+            };
+            return inquire::answer(cx, &fresh.correlation, answer).await;
+        }
+        Found::Unreadable { generation, content, reason } => {
+            return crate::bury::bury(cx, &fresh.correlation, (generation, content), &reason, None)
+                .await
+                .map(|()| "buried an unreadable record".to_owned())
+                .map_err(Error::LeftToTick);
+        }
+    };
+    let same = run.record.digest == fresh.digest;
+    let another_message = run.record.correlation.message_id != fresh.correlation.message_id;
+    if run.record.state == State::Rejected && another_message {
+        return start_anew(cx, writer, *run, fresh).await;
+    }
+    if same {
+        return Ok(repeat(cx, writer, *run).await);
+    }
+    let id = fresh.correlation.request_id.as_deref().unwrap_or_default();
+    let reason = format!("request_id {id:?} belongs to a run with another request");
+    let failure = Failure::new(Code::AlreadyExists, reason);
+    let message = cx.speaker.answered(&fresh.correlation, &run.record, Some(failure), cx.now());
+    cx.responses.publish(&message).await.map_err(Error::NotRecorded)?;
+    Ok("answered: request_id in use".to_owned())
+}
+
+/// A run that was rejected never ran, so its request_id may be used again.
+async fn start_anew(cx: &Context, writer: &str, rejected: Loaded, fresh: Record) -> Result<String, Error> {
+    let record = Record {
+        // Dataproc may remember the earlier names, and consumers the earlier events.
+        attempt: rejected.record.attempt + 1,
+        sequence: rejected.record.sequence,
+        ..fresh
+    };
+    let run_id = record.run_id();
+    match records::store(cx, &record, rejected.generation).await.map_err(Error::NotRecorded)? {
+        // Another message with the same request was faster; the next delivery meets its record.
+        Written::Lost => Err(Error::NotRecorded(CallError {
+            method: "Storage.WriteObject",
+            resource: records::record_object(run_id),
+            code: Code::Aborted,
+            message: "another message has started the run anew".to_owned(),
+            never_sent: false,
+        })),
+        Written::At(generation) => {
+            // After the record: whoever still sees the old end must not delete this marker.
+            let marker = records::mark_anew(cx, run_id).await.map_err(Error::NotRecorded)?;
+            let run = Loaded { record, generation };
+            Ok(first_step(cx, writer, run, Some(marker)).await)
+        }
+    }
+}
+
+/// The same request again: says again what was said last, and takes the run's next step.
+async fn repeat(cx: &Context, writer: &str, run: Loaded) -> String {
+    let run_id = run.record.run_id();
+    let said = match &run.record.last_event {
+        // One that nobody has published yet is published in its turn.
+        Some(event) if event.published || run.record.state.is_end() => publish_last(cx, &run.record).await,
+        _ => Ok(()),
+    };
+    if let Err(error) = said {
+        warn!(%run_id, %error, "the last event could not be repeated");
+    }
+    if run.record.state.is_end() {
+        return format!("repeated, {}", describe(&run.record));
+    }
+    if let Err(error) = records::mark(cx, run_id).await {
+        warn!(%run_id, %error, "the marker could not be made sure of");
+    }
+    match advance(cx, writer, run, None).await {
+        Ok(record) => format!("repeated, {}", describe(&record)),
+        Err(error) => {
+            warn!(%run_id, %error, "left to the next tick");
+            "repeated, left to the next tick".to_owned()
+        }
+    }
+}
+
+fn describe(record: &Record) -> String {
+    let state = match record.state {
+        State::Accepted => "accepted",
+        State::Waiting => "waiting",
+        State::Submitted => "submitted",
+        State::Succeeded => "succeeded",
+        State::Failed => "failed",
+        State::Cancelled => "cancelled",
+        State::Rejected => "rejected",
+    };
+    match &record.failure {
+        Some(failure) => format!("{state}: {}: {}", failure.code, failure.message),
+        None => state.to_owned(),
+    }
+}

@@ -1,0 +1,74 @@
+//! The operator's configuration: one JSON object with a managed cluster for each job_name, and one for all others.
+
+use crate::json::{self, Value};
+use crate::proto_json::{excerpt, mismatch};
+use crate::violation::{Document, Fault, Violation};
+
+/// The entry for every job_name that has none of its own.
+pub const DEFAULT_ENTRY: &str = "default_cluster_config";
+
+/// The configuration as it stood in the bucket. Its entries are decoded one by one, when a request needs them, so that
+/// a broken one harms no other job.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// The object's name in the bucket, for whoever has to mend it.
+    pub object: String,
+    /// The object's generation.
+    pub generation: i64,
+    entries: Vec<(String, Value)>,
+}
+
+/// The managed cluster that a request gets.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Its key in the configuration, and the beginning of the paths of its faults.
+    pub name: &'a str,
+    /// What stands there; an object if the operator made no mistake.
+    pub value: &'a Value,
+}
+
+/// Reads the configuration's text. It is cached by the caller, by generation.
+///
+/// # Errors
+///
+/// The text is not UTF-8, not JSON, or no object.
+pub fn parse(object: &str, generation: i64, bytes: &[u8]) -> Result<ClusterConfig, Violation> {
+    match json::parse(bytes) {
+        Ok(Value::Object(entries)) => Ok(ClusterConfig { object: object.into(), generation, entries }),
+        Ok(other) => Err(fault(object, "", mismatch("an object", &other))),
+        Err(error) => Err(fault(object, "", error.reason())),
+    }
+}
+
+impl ClusterConfig {
+    /// The entry `job_name`, else [`DEFAULT_ENTRY`]. Names are compared as they are: no trimming, no case folding.
+    ///
+    /// # Errors
+    ///
+    /// There is neither, or the one that counts is there twice.
+    pub fn entry(&self, job_name: &str) -> Result<Entry<'_>, Violation> {
+        let Some(name) = [job_name, DEFAULT_ENTRY].into_iter().find(|name| self.named(name).next().is_some()) else {
+            let job_name = excerpt(job_name);
+            let reason = format!("no configuration: there is neither {job_name:?} nor {DEFAULT_ENTRY:?}");
+            return Err(self.fault(DEFAULT_ENTRY, reason));
+        };
+        let mut found = self.named(name);
+        match (found.next(), found.next()) {
+            (Some((name, value)), None) => Ok(Entry { name, value }),
+            _ => Err(self.fault(name, "repeated key".into())),
+        }
+    }
+
+    fn named<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a (String, Value)> {
+        self.entries.iter().filter(move |(key, _)| key == name)
+    }
+
+    fn fault(&self, path: &str, reason: String) -> Violation {
+        fault(&self.object, path, reason)
+    }
+}
+
+fn fault(object: &str, path: &str, reason: String) -> Violation {
+    let reason = format!("{reason} ({object})");
+    Violation { document: Document::Config, path: path.into(), reason, fault: Fault::Decoding }
+}

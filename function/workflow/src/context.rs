@@ -1,0 +1,133 @@
+//! What handling an event needs: the environment, the clients, the clock.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+
+use crate::{
+    clock::Clock,
+    cluster_config::ClusterConfig,
+    dataproc::Dataproc,
+    environment::Environment,
+    google::{Reach, Service},
+    pubsub::Topic,
+    response::Speaker,
+    run::Patience,
+    storage::Storage,
+    violation::Violation,
+};
+
+/// For a whole event; Eventarc delivers again what is not acked within 10 s.
+pub const EVENT_BUDGET: Duration = Duration::from_secs(8);
+
+/// How the three services are reached.
+#[derive(Clone)]
+pub struct Reaches {
+    pub storage: Reach,
+    pub dataproc: Reach,
+    pub pubsub: Reach,
+}
+
+/// The configuration file as it was last read: its generation, and what it holds or what is wrong with it.
+pub type CachedConfig = Option<(i64, Result<Arc<ClusterConfig>, Violation>)>;
+
+/// One event's means. Clones share the connections and the cache.
+#[derive(Clone)]
+pub struct Context {
+    pub environment: Arc<Environment>,
+    pub storage: Storage,
+    pub dataproc: Dataproc,
+    pub responses: Topic,
+    pub speaker: Arc<Speaker>,
+    pub config: Arc<Mutex<CachedConfig>>,
+    pub clock: Clock,
+    /// Until then the event must be dealt with.
+    pub deadline: Instant,
+    random: Arc<Mutex<fastrand::Rng>>,
+}
+
+impl Reaches {
+    /// Google's endpoints, or the emulators that the environment names.
+    pub fn from_environment(environment: &Environment) -> Reaches {
+        let reach = |emulator: &Option<String>, host: String| match emulator {
+            Some(address) => Reach::Emulator(address.clone()),
+            None => Reach::Google(host),
+        };
+        Reaches {
+            storage: reach(&environment.storage_emulator, "storage.googleapis.com".to_owned()),
+            dataproc: reach(&environment.dataproc_emulator, format!("{}-dataproc.googleapis.com", environment.region)),
+            pubsub: reach(&environment.pubsub_emulator, "pubsub.googleapis.com".to_owned()),
+        }
+    }
+}
+
+impl Context {
+    /// Connects nothing yet: every connection is made by the first call over it.
+    pub fn new(environment: Environment, reaches: Reaches, clock: Clock, random: fastrand::Rng) -> Context {
+        let now = Instant::now();
+        Context {
+            storage: Storage::new(Service::new(reaches.storage), &environment.staging_bucket, now),
+            dataproc: Dataproc::new(Service::new(reaches.dataproc), &environment.project, &environment.region, now),
+            responses: Topic::new(Service::new(reaches.pubsub), &environment.response_topic, now),
+            speaker: Arc::new(Speaker {
+                source: environment.event_source(),
+                project: environment.project.clone(),
+                region: environment.region.clone(),
+            }),
+            environment: Arc::new(environment),
+            config: Arc::default(),
+            clock,
+            deadline: now,
+            random: Arc::new(Mutex::new(random)),
+        }
+    }
+
+    /// The means for an event that begins now.
+    pub fn for_event(&self) -> Context {
+        let deadline = Instant::now() + EVENT_BUDGET;
+        Context {
+            storage: self.storage.until(deadline),
+            dataproc: self.dataproc.until(deadline),
+            responses: self.responses.until(deadline),
+            deadline,
+            ..self.clone()
+        }
+    }
+
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    /// How much of the event's time is left.
+    pub fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// A name for whoever handles this event, which nobody else has.
+    pub fn writer(&self) -> String {
+        format!("{:032x}", self.random().u128(..))
+    }
+
+    /// From 0 to 1.
+    pub fn jitter(&self) -> f64 {
+        self.random().f64()
+    }
+
+    pub fn patience(&self) -> Patience {
+        Patience {
+            max_request_age: self.environment.max_request_age,
+            submit_lease: self.environment.submit_lease,
+            retry_delay: self.environment.retry_delay,
+            capacity_retries: self.environment.capacity_retries,
+            capacity_retry_delay: self.environment.capacity_retry_delay,
+        }
+    }
+
+    fn random(&self) -> std::sync::MutexGuard<'_, fastrand::Rng> {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

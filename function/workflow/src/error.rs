@@ -1,0 +1,76 @@
+//! What can keep an event from being dealt with, and the one question asked of it.
+
+use gcloud_sdk::tonic::Code;
+
+/// A call to Google that failed, or did not answer in time.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{method} {resource}: {}: {message}", code_name(*code))]
+pub struct CallError {
+    /// `Storage.ReadObject`
+    pub method: &'static str,
+    /// What was called upon: an object, a topic, an operation.
+    pub resource: String,
+    pub code: Code,
+    pub message: String,
+    /// The request certainly never reached the service: no connection, no credentials, no time.
+    pub never_sent: bool,
+}
+
+/// Why an event could not be dealt with.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing of the request is kept yet, and it cannot be: for want of storage or of the response topic.
+    #[error("nothing is recorded yet: {0}")]
+    NotRecorded(CallError),
+    /// The run's record stands; what is missing is made up for by the next tick.
+    #[error("left to the next tick: {0}")]
+    LeftToTick(CallError),
+    /// A cancel may have overtaken the request it is meant for.
+    #[error("run {run_id} is not known yet")]
+    Overtaken { run_id: uuid::Uuid },
+    /// The event's time is used up, and nobody knows how far it got.
+    #[error("the event's time is used up")]
+    OutOfTime,
+}
+
+/// What to answer to whoever delivered the event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Deliver it again.
+    Retry,
+    /// It is in our hands.
+    Acknowledge,
+}
+
+impl Error {
+    pub fn disposition(&self) -> Disposition {
+        match self {
+            Error::NotRecorded(_) | Error::Overtaken { .. } | Error::OutOfTime => Disposition::Retry,
+            Error::LeftToTick(_) => Disposition::Acknowledge,
+        }
+    }
+}
+
+/// A gRPC code by the name that the specification gives it.
+/// Source: google/rpc/code.proto.
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,257 @@
+//! A run's record, as `runs/<run_id>.json` holds it, and the parts of it.
+//!
+//! Every serializable type here is a promise: a later release reads what this one wrote.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    outcome::{Failure, Progress},
+    violation::Violation,
+};
+
+/// The version of the record's form that this program writes, and the only one it touches.
+pub const VERSION: u32 = 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Recorded, not yet submitted.
+    Accepted,
+    /// Refused for now, by Dataproc or by the network.
+    Waiting,
+    /// Dataproc has it.
+    Submitted,
+    Succeeded,
+    Failed,
+    Cancelled,
+    /// It will never run.
+    Rejected,
+}
+
+impl State {
+    pub fn is_end(self) -> bool {
+        match self {
+            State::Accepted | State::Waiting | State::Submitted => false,
+            State::Succeeded | State::Failed | State::Cancelled | State::Rejected => true,
+        }
+    }
+}
+
+/// The last word of an event's type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Submitted,
+    Progressed,
+    Succeeded,
+    Failed,
+    Cancelled,
+    Rejected,
+    Validated,
+    Answered,
+}
+
+impl Kind {
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Submitted => "submitted",
+            Kind::Progressed => "progressed",
+            Kind::Succeeded => "succeeded",
+            Kind::Failed => "failed",
+            Kind::Cancelled => "cancelled",
+            Kind::Rejected => "rejected",
+            Kind::Validated => "validated",
+            Kind::Answered => "answered",
+        }
+    }
+}
+
+/// Something about a run that is said on the response topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    pub kind: Kind,
+    /// Behind the run id; the same for the same fact.
+    pub id_suffix: String,
+    pub sequence: u64,
+    pub time: DateTime<Utc>,
+    /// Whether it is known to be published. If not, it is published again.
+    pub published: bool,
+}
+
+/// Who may submit the run, and until when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Random, of one handling of one event.
+    pub writer: String,
+    pub until: DateTime<Utc>,
+    /// Whether its holder may submit under it as it stands: if it ends without another word, somebody must look.
+    #[serde(default)]
+    pub may_submit: bool,
+}
+
+/// A sender's wish that the run ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancel {
+    pub message_id: String,
+    pub requested: DateTime<Utc>,
+    /// Whether Dataproc has been told.
+    pub sent: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times {
+    /// When the message was published, or else when it reached us.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub received: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub submitted: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub started: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ended: Option<DateTime<Utc>>,
+}
+
+/// Which message an event answers, and what of it goes back to the sender.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Correlation {
+    pub run_id: Uuid,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub job_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub request_id: Option<String>,
+    pub message_id: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub traceparent: Option<String>,
+    /// The request message's own.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// All that is known of a run, as `runs/<run_id>.json` holds it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub version: u32,
+    #[serde(flatten)]
+    pub correlation: Correlation,
+    /// Of the request; a repeated request_id must come with the same.
+    pub digest: String,
+    pub request: serde_json::Value,
+    /// The rendered WorkflowTemplate, serialized.
+    #[serde(with = "base64_text")]
+    pub template: Vec<u8>,
+    pub cluster_base_name: String,
+    /// The request itself names the zone, so that a stockout must not drop it.
+    #[serde(default)]
+    pub zone_from_request: bool,
+    pub config_entry: String,
+    pub config_generation: i64,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub warnings: Vec<Violation>,
+    pub recorded: DateTime<Utc>,
+    pub times: Times,
+    pub state: State,
+    /// From 1; a part of the cluster's name and of Dataproc's request_id.
+    pub attempt: u32,
+    /// Attempts that ended for want of capacity.
+    #[serde(default)]
+    pub capacity_failures: u32,
+    /// The next attempt leaves the zone to Dataproc.
+    #[serde(default)]
+    pub leave_zone: bool,
+    /// Transient failures of this attempt's submission.
+    #[serde(default)]
+    pub submit_failures: u32,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub not_before: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lease: Option<Lease>,
+    /// Until then a submission of this attempt, whose answer nobody saw, can have been under way.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub unsettled_until: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub operation: Option<String>,
+    /// Since when Dataproc does not know the operation.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub missing_since: Option<DateTime<Utc>>,
+    #[serde(default)]
+    pub progress: Progress,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub failure: Option<Failure>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cancel: Option<Cancel>,
+    #[serde(default)]
+    pub sequence: u64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_event: Option<Announcement>,
+}
+
+impl Correlation {
+    /// Of a run of which no more than its id can be told.
+    pub fn of_run(run_id: Uuid) -> Correlation {
+        Correlation {
+            run_id,
+            job_name: None,
+            request_id: None,
+            message_id: String::new(),
+            traceparent: None,
+            attributes: BTreeMap::new(),
+        }
+    }
+}
+
+impl Record {
+    /// A run at its beginning. The request and what it was rendered to are the caller's to add.
+    pub fn accepted(correlation: Correlation, published: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Record {
+        Record {
+            version: VERSION,
+            correlation,
+            digest: String::new(),
+            request: serde_json::Value::Null,
+            template: Vec::new(),
+            cluster_base_name: String::new(),
+            zone_from_request: false,
+            config_entry: String::new(),
+            config_generation: 0,
+            warnings: Vec::new(),
+            recorded: now,
+            times: Times { received: published.or(Some(now)), ..Times::default() },
+            state: State::Accepted,
+            attempt: 1,
+            capacity_failures: 0,
+            leave_zone: false,
+            submit_failures: 0,
+            not_before: None,
+            lease: None,
+            unsettled_until: None,
+            operation: None,
+            missing_since: None,
+            progress: Progress::default(),
+            failure: None,
+            cancel: None,
+            sequence: 0,
+            last_event: None,
+        }
+    }
+
+    pub fn run_id(&self) -> Uuid {
+        self.correlation.run_id
+    }
+}
+
+mod base64_text {
+    use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64.encode(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        BASE64.decode(text.as_bytes()).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,154 @@
+//! Records and markers in the staging bucket.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use gcloud_sdk::tonic::Code;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use crate::{
+    context::Context,
+    error::CallError,
+    record::{Record, VERSION},
+    storage::{Read, Written},
+};
+
+/// Where the markers of runs lie that have not yet ended and been reported.
+pub const MARKERS: &str = "active/";
+/// One object takes about one write a second. Source: https://cloud.google.com/storage/quotas#objects
+const WRITE_INTERVAL: Duration = Duration::from_secs(1);
+/// A marker that others keep changing is not worth more attempts; a redelivery or the next tick follows.
+const MARKER_ATTEMPTS: usize = 4;
+
+/// A record, and the generation at which it was read or written.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub record: Record,
+    pub generation: i64,
+}
+
+/// What stands at a record's place.
+#[derive(Debug)]
+pub enum Found {
+    Missing,
+    Record(Box<Loaded>),
+    /// Written by a program that knows more than this one: left alone.
+    UnknownVersion(u64),
+    Unreadable {
+        generation: i64,
+        content: Bytes,
+        reason: String,
+    },
+}
+
+pub fn record_object(run_id: Uuid) -> String {
+    format!("runs/{run_id}.json")
+}
+
+pub fn marker_object(run_id: Uuid) -> String {
+    format!("{MARKERS}{run_id}")
+}
+
+/// Reads a run's record.
+pub async fn load(cx: &Context, run_id: Uuid) -> Result<Found, CallError> {
+    let (generation, content) = match cx.storage.read(&record_object(run_id), None).await? {
+        Read::Object { generation, content } => (generation, content),
+        Read::Missing | Read::Unchanged => return Ok(Found::Missing),
+    };
+    Ok(parse(run_id, generation, content))
+}
+
+/// Reads the text of a record, as far as this program knows its version.
+fn parse(run_id: Uuid, generation: i64, content: Bytes) -> Found {
+    #[derive(serde::Deserialize)]
+    struct Versioned {
+        version: u64,
+    }
+    let reason = match serde_json::from_slice::<Versioned>(&content) {
+        Ok(Versioned { version }) if version != u64::from(VERSION) => {
+            return Found::UnknownVersion(version);
+        }
+        Ok(_) => match serde_json::from_slice::<Record>(&content) {
+            Ok(record) if record.run_id() == run_id => {
+                return Found::Record(Box::new(Loaded { record, generation }));
+            }
+            Ok(record) => format!("it is the record of run {}", record.run_id()),
+            Err(error) => error.to_string(),
+        },
+        Err(error) => error.to_string(),
+    };
+    Found::Unreadable { generation, content, reason }
+}
+
+/// Writes a record over the generation `expected` (0: none). If the answer to an earlier attempt was lost, the record
+/// that stands is the one that was to be written, and counts as written. Waits for the object's rate limit.
+pub async fn store(cx: &Context, record: &Record, expected: i64) -> Result<Written, CallError> {
+    let object = record_object(record.run_id());
+    let content = serde_json::to_vec(record).map_err(|error| CallError {
+        method: "Storage.WriteObject",
+        resource: object.clone(),
+        code: Code::Internal,
+        message: error.to_string(),
+        never_sent: true,
+    })?;
+    let written = loop {
+        let answer = cx.storage.write(&object, &content, "application/json", expected).await;
+        match answer {
+            Err(error) if error.code == Code::ResourceExhausted && cx.left() > 2 * WRITE_INTERVAL => {
+                sleep(WRITE_INTERVAL).await;
+            }
+            answer => break answer?,
+        }
+    };
+    if written == Written::Lost
+        && let Read::Object { generation, content: standing } = cx.storage.read(&object, None).await?
+        && standing == content
+    {
+        return Ok(Written::At(generation));
+    }
+    Ok(written)
+}
+
+/// Makes sure that a run's marker stands. Says its generation where this call wrote it.
+pub async fn mark(cx: &Context, run_id: Uuid) -> Result<Option<i64>, CallError> {
+    match cx.storage.write(&marker_object(run_id), b"", "text/plain", 0).await {
+        Ok(Written::At(generation)) => Ok(Some(generation)),
+        Ok(Written::Lost) => Ok(None),
+        // Whoever wrote it within this second wrote what this call wanted to write.
+        Err(error) if error.code == Code::ResourceExhausted => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes sure that a run's marker stands and is newer than this call, so that nobody who still has an earlier one in mind
+/// deletes it. Says its generation.
+pub async fn mark_anew(cx: &Context, run_id: Uuid) -> Result<i64, CallError> {
+    let object = marker_object(run_id);
+    let mut attempt = 1;
+    loop {
+        let standing = cx.storage.generation(&object).await?.unwrap_or(0);
+        match cx.storage.write(&object, b"", "text/plain", standing).await {
+            Ok(Written::At(generation)) => return Ok(generation),
+            Ok(Written::Lost) if attempt < MARKER_ATTEMPTS => {}
+            Ok(Written::Lost) => {
+                return Err(CallError {
+                    method: "Storage.WriteObject",
+                    resource: object,
+                    code: Code::Aborted,
+                    message: "others keep writing it".to_owned(),
+                    never_sent: false,
+                });
+            }
+            Err(error)
+                if error.code == Code::ResourceExhausted
+                    && attempt < MARKER_ATTEMPTS
+                    && cx.left() > 2 * WRITE_INTERVAL =>
+            {
+                sleep(WRITE_INTERVAL).await;
+            }
+            Err(error) => return Err(error),
+        }
+        attempt += 1;
+    }
+}

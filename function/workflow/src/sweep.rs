@@ -1,0 +1,159 @@
+//! A tick: every run that has not ended takes its next step. And the wake-up for one of them.
+
+use std::{panic::AssertUnwindSafe, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use tracing::{error, warn};
+use uuid::Uuid;
+
+use crate::{
+    advance::advance,
+    bury::bury,
+    clock::after,
+    context::Context,
+    error::CallError,
+    outcome::observe,
+    record::Correlation,
+    records::{self, Found, MARKERS},
+    run::cluster_run,
+    storage::Listed,
+};
+
+const RUNS_AT_ONCE: usize = 64;
+/// With less time left no further run is begun; the next tick begins elsewhere.
+const LEAST_TIME: Duration = Duration::from_millis(2500);
+/// The scheduler sends another one every minute.
+const OLDEST_TICK: Duration = Duration::from_secs(90);
+/// A marker without a record belongs to a message that is still being delivered, unless it is this old.
+const ORPHAN_AGE: TimeDelta = TimeDelta::hours(1);
+/// The fractions of its multiples are spread evenly, whatever their number. Source: Knuth, TAOCP 3, 6.4 (Fibonacci hashing)
+const GOLDEN_RATIO: f64 = 0.618_033_988_749_894_9;
+
+/// What a tick did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Markers seen.
+    pub seen: usize,
+    /// Runs that were taken as far as they go.
+    pub advanced: usize,
+    /// Runs that a failed call keeps from going on.
+    pub failed: usize,
+    /// Whether all markers were seen.
+    pub complete: bool,
+}
+
+/// Takes every active run one step further, until the event's time is used up. Begins at a place that moves with the
+/// minute, so that every run has its turn when there are too many for one tick.
+pub async fn sweep(cx: &Context, published: Option<DateTime<Utc>>) -> Result<Swept, CallError> {
+    let mut swept = Swept::default();
+    let now = cx.now();
+    if published.is_some_and(|published| after(published, OLDEST_TICK) < now) {
+        return Ok(swept);
+    }
+    let minute = now.timestamp().div_euclid(60) as f64;
+    let place = ((minute * GOLDEN_RATIO).fract().abs() * 65_536.0) as u16;
+    let start = format!("{MARKERS}{place:04x}");
+    let writer = cx.writer();
+    for range in [(start.as_str(), ""), ("", start.as_str())] {
+        let mut token = String::new();
+        loop {
+            let (markers, next) = cx.storage.list(MARKERS, range, &token).await?;
+            advance_all(cx, &writer, markers, &mut swept).await;
+            if cx.left() < LEAST_TIME {
+                return Ok(swept);
+            }
+            if next.is_empty() {
+                break;
+            }
+            token = next;
+        }
+    }
+    swept.complete = true;
+    Ok(swept)
+}
+
+/// An operation began or ended. If it is a workflow of ours, its run takes a step.
+pub async fn operation_ended(cx: &Context, name: &str) -> Result<Swept, CallError> {
+    let mut swept = Swept::default();
+    let name = match name.starts_with("projects/") {
+        true => name.to_owned(),
+        false => format!("projects/{}/regions/{}/operations/{name}", cx.environment.project, cx.environment.region),
+    };
+    let Some(operation) = cx.dataproc.operation(&name).await? else {
+        return Ok(swept);
+    };
+    let workflow = observe(&operation);
+    let Some((hex, _)) = cluster_run(&workflow.cluster_name) else {
+        return Ok(swept);
+    };
+    // A run's id begins with the digits that its cluster's name carries.
+    let prefix = format!("{MARKERS}{}-{}", &hex[..8], &hex[8..]);
+    let (markers, _) = cx.storage.list(&prefix, ("", ""), "").await?;
+    advance_all(cx, &cx.writer(), markers, &mut swept).await;
+    swept.complete = true;
+    Ok(swept)
+}
+
+async fn advance_all(cx: &Context, writer: &str, markers: Vec<Listed>, swept: &mut Swept) {
+    let mut waiting = markers.into_iter();
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        while under_way.len() < RUNS_AT_ONCE
+            && cx.left() >= LEAST_TIME
+            && let Some(marker) = waiting.next()
+        {
+            swept.seen += 1;
+            under_way.push(advance_caught(cx, writer, marker));
+        }
+        match under_way.next().await {
+            Some(true) => swept.advanced += 1,
+            Some(false) => swept.failed += 1,
+            None => return,
+        }
+    }
+}
+
+/// One run must not take the others down with it.
+async fn advance_caught(cx: &Context, writer: &str, marker: Listed) -> bool {
+    let name = marker.name.clone();
+    match AssertUnwindSafe(advance_one(cx, writer, marker)).catch_unwind().await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            warn!(marker = name, %error, "left to the next tick");
+            false
+        }
+        Err(_) => {
+            error!(marker = name, "panicked");
+            false
+        }
+    }
+}
+
+async fn advance_one(cx: &Context, writer: &str, marker: Listed) -> Result<(), CallError> {
+    let id = marker.name.strip_prefix(MARKERS).unwrap_or_default();
+    let Ok(run_id) = Uuid::try_parse(id) else {
+        warn!(object = marker.name, "not a marker of a run; ignored");
+        return Ok(());
+    };
+    match records::load(cx, run_id).await? {
+        Found::Record(run) => {
+            advance(cx, writer, *run, Some(marker.generation)).await?;
+        }
+        Found::Missing => {
+            let orphan = marker.created.is_some_and(|created| created + ORPHAN_AGE < cx.now());
+            if orphan {
+                warn!(%run_id, "a marker without a record; deleted");
+                cx.storage.delete(&marker.name, marker.generation).await?;
+            }
+        }
+        Found::UnknownVersion(version) => {
+            warn!(%run_id, version, "a record of an unknown version; left alone");
+        }
+        Found::Unreadable { generation, content, reason } => {
+            let to = Correlation::of_run(run_id);
+            bury(cx, &to, (generation, content), &reason, Some(marker.generation)).await?;
+        }
+    }
+    Ok(())
+}

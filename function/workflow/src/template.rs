@@ -1,0 +1,346 @@
+//! From a request and a configuration entry to the workflow template that is sent: every part is decoded against its
+//! own message, so that each fault has its path in its author's document, and then the messages are merged.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use prost::Message;
+use prost_reflect::{DynamicMessage, MapKey, ReflectMessage, Value};
+use uuid::Uuid;
+
+use crate::cluster_config::{ClusterConfig, Entry};
+use crate::code_prefixes;
+use crate::json;
+use crate::proto_json::{self, dataproc, field, field_value, mismatch};
+use crate::request::Request;
+use crate::rules::{self, Step};
+use crate::violation::{Document, Fault, Faults, Violation};
+
+pub use crate::proto_json::pool;
+
+/// How many jobs a request may have. The service's own limit is not documented; a request of 512 KB holds about as many.
+pub const MAX_JOBS: usize = 1_000;
+
+/// The longest name of a managed cluster, to which the service adds a suffix of its own.
+const MAX_CLUSTER_NAME: usize = 35;
+
+/// What the operator's environment says about every template.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub project: String,
+    pub region: String,
+    pub run_id: Uuid,
+    /// Where requests may fetch code from, as `gs://bucket/folder`; empty for anywhere.
+    pub allowed_code_prefixes: Vec<String>,
+    /// Seconds without a job after which a cluster whose entry has no lifecycle_config deletes itself.
+    pub cluster_idle_ttl: Option<u64>,
+    /// Seconds after its creation, likewise.
+    pub cluster_max_ttl: Option<u64>,
+}
+
+/// A template that can be sent.
+#[derive(Clone, Debug)]
+pub struct Rendered {
+    /// A `google.cloud.dataproc.v1.WorkflowTemplate`; the cluster's name is the base name, without run and attempt.
+    pub template: DynamicMessage,
+    pub cluster_base_name: String,
+    /// The key of the configuration's entry.
+    pub config_entry: String,
+    /// The sender wants this zone and no other.
+    pub zone_from_request: bool,
+}
+
+/// Renders the template of a request. The violations are all there are, apart from those that `request::decode`
+/// reported; the template is there unless one of them is a decoding fault.
+pub fn render(request: &Request, config: &ClusterConfig, options: &Options) -> (Option<Rendered>, Vec<Violation>) {
+    let mut violations = Vec::new();
+    let entry = config.entry(&request.job_name).map_err(|violation| violations.push(violation)).ok();
+
+    let mut of_config = Faults::new(Document::Config, entry.map_or("", |entry| entry.name));
+    let mut cluster = entry
+        .map_or_else(|| DynamicMessage::new(dataproc("ManagedCluster")), |entry| read_entry(entry, &mut of_config));
+
+    let mut of_request = Faults::new(Document::Request, "");
+    let steps = read_steps(request, options, &mut of_request);
+    merge_request(&mut cluster, request, options, &mut of_request);
+    let dag_timeout = read_dag_timeout(request, &mut of_request);
+    add_lifecycle(&mut cluster, options);
+    if !cluster.has_field_by_name("config") && entry.is_some() {
+        of_config.member("config", |faults| faults.rule("required"));
+    }
+
+    violations.extend(
+        of_config
+            .into_violations()
+            .into_iter()
+            .map(|violation| Violation { reason: format!("{} ({})", violation.reason, config.object), ..violation }),
+    );
+    violations.extend(of_request.into_violations());
+    if violations.iter().any(|violation| violation.fault == Fault::Decoding) {
+        return (None, violations);
+    }
+    let rendered = entry.map(|entry| {
+        let cluster_base_name = cluster_base_name(&cluster, &request.job_name);
+        add_run_labels(&mut cluster, request, options.run_id);
+        set(&mut cluster, "cluster_name", Value::String(cluster_base_name.clone()));
+        let steps = steps.into_iter().map(|step| {
+            let mut job = step.message;
+            add_run_labels(&mut job, request, options.run_id);
+            job
+        });
+        let mut template = DynamicMessage::new(dataproc("WorkflowTemplate"));
+        set(&mut template, "jobs", Value::List(steps.map(Value::Message).collect()));
+        set(child(&mut template, "placement"), "managed_cluster", Value::Message(cluster));
+        if let Some(timeout) = dag_timeout {
+            set(&mut template, "dag_timeout", timeout);
+        }
+        let zone_from_request = request.zone.is_some();
+        Rendered { template, cluster_base_name, config_entry: entry.name.into(), zone_from_request }
+    });
+    (rendered, violations)
+}
+
+fn read_entry(entry: Entry<'_>, faults: &mut Faults) -> DynamicMessage {
+    let descriptor = dataproc("ManagedCluster");
+    let cluster = proto_json::message(entry.value, &descriptor, faults);
+    let labels = rules::key_of(entry.value, &descriptor, "labels");
+    if let json::Value::Object(members) = entry.value
+        && let Some((key, written)) = members.iter().find(|(key, _)| key == labels)
+    {
+        faults.member(key, |faults| {
+            rules::check_labels(written, faults);
+            rules::check_label_count(count_own_labels(&cluster), faults);
+        });
+    }
+    cluster
+}
+
+fn read_steps<'a>(request: &'a Request, options: &Options, faults: &mut Faults) -> Vec<Step<'a>> {
+    let mut steps = Vec::new();
+    let Some((key, written)) = request.written("jobs") else {
+        return steps;
+    };
+    faults.member(key, |faults| {
+        let json::Value::Array(jobs) = written else {
+            return faults.decoding(mismatch("an array", written));
+        };
+        if jobs.len() > MAX_JOBS {
+            return faults.decoding(format!("{} jobs, at most {MAX_JOBS} are taken", jobs.len()));
+        }
+        let descriptor = dataproc("OrderedJob");
+        for (index, written) in jobs.iter().enumerate() {
+            faults.element(index, |faults| {
+                let message = proto_json::message(written, &descriptor, faults);
+                if !options.allowed_code_prefixes.is_empty() {
+                    code_prefixes::check_message(written, &descriptor, &options.allowed_code_prefixes, faults);
+                }
+                if matches!(written, json::Value::Object(_)) {
+                    steps.push(Step { index, written, message });
+                }
+            });
+        }
+        rules::check_steps(&steps, faults);
+    });
+    steps
+}
+
+/// Adds the request's init actions, labels, metadata and zone to the operator's cluster. Where both have the same key
+/// of a map, the request's counts.
+fn merge_request(cluster: &mut DynamicMessage, request: &Request, options: &Options, faults: &mut Faults) {
+    let allowed = &options.allowed_code_prefixes;
+    if let Some((key, written)) = request.written("cluster_init_actions") {
+        let actions = field(&dataproc("ClusterConfig"), "initialization_actions");
+        let read = faults.member(key, |faults| {
+            if let (false, json::Value::Array(elements)) = (allowed.is_empty(), written) {
+                for (index, element) in elements.iter().enumerate() {
+                    let action = dataproc("NodeInitializationAction");
+                    faults.element(index, |faults| code_prefixes::check_message(element, &action, allowed, faults));
+                }
+            }
+            field_value(written, &actions, faults)
+        });
+        // An empty list leaves the entry as it is, without a config if it has none.
+        if let Some(Value::List(mut read)) = read.filter(|read| read.as_list().is_some_and(|list| !list.is_empty()))
+            && let Some(list) = child(cluster, "config").get_field_mut(&actions).as_list_mut()
+        {
+            list.append(&mut read);
+        }
+    }
+    if let Some((key, written)) = request.written("labels") {
+        faults.member(key, |faults| {
+            rules::check_labels(written, faults);
+            if let Some(Value::Map(read)) = field_value(written, &field(&dataproc("ManagedCluster"), "labels"), faults)
+                && !read.is_empty()
+            {
+                entries(cluster, "labels").extend(read);
+                rules::check_label_count(count_own_labels(cluster), faults);
+            }
+        });
+    }
+    if let Some((key, written)) = request.written("metadata") {
+        faults.member(key, |faults| {
+            if !allowed.is_empty() {
+                code_prefixes::check_metadata(written, allowed, faults);
+            }
+            let metadata = field(&dataproc("GceClusterConfig"), "metadata");
+            if let Some(Value::Map(read)) = field_value(written, &metadata, faults)
+                && !read.is_empty()
+            {
+                entries(machines(cluster), "metadata").extend(read);
+            }
+        });
+    }
+    if let Some(zone) = &request.zone {
+        set(machines(cluster), "zone_uri", Value::String(zone.clone()));
+    }
+}
+
+fn read_dag_timeout(request: &Request, faults: &mut Faults) -> Option<Value> {
+    let (key, written) = request.written("dag_timeout")?;
+    faults.member(key, |faults| {
+        let before = faults.count();
+        let timeout = field_value(written, &field(&dataproc("WorkflowTemplate"), "dag_timeout"), faults)?;
+        if faults.count() == before {
+            rules::check_dag_timeout(timeout.as_message()?, faults);
+        }
+        Some(timeout)
+    })
+}
+
+/// A cluster that a crashed workflow leaves behind costs money until someone sees it.
+fn add_lifecycle(cluster: &mut DynamicMessage, options: &Options) {
+    let ttls = [("idle_delete_ttl", options.cluster_idle_ttl), ("auto_delete_ttl", options.cluster_max_ttl)];
+    if ttls.iter().all(|(_, ttl)| ttl.is_none()) || at(cluster, &["config", "lifecycle_config"]).is_some() {
+        return;
+    }
+    let lifecycle = child(child(cluster, "config"), "lifecycle_config");
+    for (name, ttl) in ttls {
+        if let Some(seconds) = ttl.and_then(|seconds| i64::try_from(seconds).ok()) {
+            set(child(lifecycle, name), "seconds", Value::I64(seconds));
+        }
+    }
+}
+
+fn add_run_labels(message: &mut DynamicMessage, request: &Request, run_id: Uuid) {
+    let values = [rules::label_value(&request.job_name), run_id.to_string()];
+    let labels = rules::RUN_LABELS.map(|key| MapKey::String(key.into()));
+    entries(message, "labels").extend(labels.into_iter().zip(values.map(Value::String)));
+}
+
+fn count_own_labels(cluster: &DynamicMessage) -> usize {
+    let labels = cluster.get_field_by_name("labels");
+    let labels = labels.as_ref().and_then(|labels| labels.as_map());
+    let is_own = |key: &&MapKey| key.as_str().is_none_or(|key| !rules::RUN_LABELS.contains(&key));
+    labels.map_or(0, |labels| labels.keys().filter(is_own).count())
+}
+
+/// The entry's cluster_name if the service would take it, else the job_name made legal.
+fn cluster_base_name(cluster: &DynamicMessage, job_name: &str) -> String {
+    let name = cluster.get_field_by_name("cluster_name");
+    let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or_default();
+    let is_legal = (2..=MAX_CLUSTER_NAME).contains(&name.len())
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    if is_legal {
+        return name.into();
+    }
+    let legal = job_name.chars().take(MAX_CLUSTER_NAME).map(|character| match character.to_ascii_lowercase() {
+        character @ ('a'..='z' | '0'..='9') => character,
+        _ => '-',
+    });
+    let legal: String = legal.collect();
+    if legal.starts_with(|first: char| first.is_ascii_lowercase()) { legal } else { format!("job-{legal}") }
+}
+
+/// The call's request for one attempt of a run: the cluster's name shows both, and the request_id makes the attempt
+/// the only one of its kind. `attempt` counts from 1, and stays below 1,000 (the service takes 40 characters).
+pub fn instantiate_request(
+    project: &str,
+    region: &str,
+    template: &DynamicMessage,
+    cluster_base_name: &str,
+    run_id: Uuid,
+    attempt: u32,
+) -> DynamicMessage {
+    let mut template = template.clone();
+    let name = cluster_name(cluster_base_name, run_id, attempt);
+    set(child(child(&mut template, "placement"), "managed_cluster"), "cluster_name", Value::String(name));
+    let request_id = if attempt < 2 { run_id.to_string() } else { format!("{run_id}-{attempt}") };
+    let mut request = DynamicMessage::new(dataproc("InstantiateInlineWorkflowTemplateRequest"));
+    set(&mut request, "parent", Value::String(format!("projects/{project}/regions/{region}")));
+    set(&mut request, "template", Value::Message(template));
+    set(&mut request, "request_id", Value::String(request_id));
+    request
+}
+
+/// `<base>-<the run's first 12 hex digits>-<attempt>`, the base cut so that the service takes the name.
+fn cluster_name(base: &str, run_id: Uuid, attempt: u32) -> String {
+    let hex = run_id.simple().to_string();
+    let suffix = format!("-{}-{attempt}", &hex[..12]);
+    let base: String = base.chars().take(MAX_CLUSTER_NAME - suffix.len()).collect();
+    base + &suffix
+}
+
+/// Lets Dataproc choose the zone, after the one that was asked for had no machines.
+pub fn leave_zone_to_service(template: &mut DynamicMessage) {
+    let path = ["placement", "managed_cluster", "config", "gce_cluster_config"];
+    if at(template, &path).is_some() {
+        let machines = path.into_iter().fold(template, child);
+        machines.clear_field_by_name("zone_uri");
+    }
+}
+
+/// The message on the wire.
+pub fn encode(message: &DynamicMessage) -> Vec<u8> {
+    message.encode_to_vec()
+}
+
+/// The template from the wire, as a record keeps it.
+///
+/// # Errors
+///
+/// The bytes are no protobuf message.
+pub fn decode_template(bytes: &[u8]) -> Result<DynamicMessage, prost::DecodeError> {
+    DynamicMessage::decode(dataproc("WorkflowTemplate"), bytes)
+}
+
+/// The message in protobuf's JSON form, for people to read; null if it has none.
+pub fn to_json(message: &DynamicMessage) -> serde_json::Value {
+    serde_json::to_value(message).unwrap_or_default()
+}
+
+/// The message at a path of set fields, if all of them are.
+fn at<'a>(message: &'a DynamicMessage, path: &[&str]) -> Option<&'a DynamicMessage> {
+    path.iter().try_fold(message, |message, name| {
+        match message.get_field_by_name(name)? {
+            Cow::Borrowed(Value::Message(inner)) => Some(inner),
+            // A default that was made up for a field that is not set.
+            _ => None,
+        }
+    })
+}
+
+fn set(message: &mut DynamicMessage, name: &str, value: Value) {
+    let field = field(&message.descriptor(), name);
+    message.set_field(&field, value);
+}
+
+/// The message in a field, made if it is not there.
+fn child<'a>(message: &'a mut DynamicMessage, name: &str) -> &'a mut DynamicMessage {
+    let field = field(&message.descriptor(), name);
+    // The descriptor says that it is a message; every test of a merge comes here.
+    message.get_field_mut(&field).as_message_mut().expect("the field holds a message")
+}
+
+/// The entries of a map.
+fn entries<'a>(message: &'a mut DynamicMessage, name: &str) -> &'a mut HashMap<MapKey, Value> {
+    let field = field(&message.descriptor(), name);
+    // As in `child`.
+    message.get_field_mut(&field).as_map_mut().expect("the field holds a map")
+}
+
+/// The configuration of a cluster's machines, made if it is not there.
+fn machines(cluster: &mut DynamicMessage) -> &mut DynamicMessage {
+    child(child(cluster, "config"), "gce_cluster_config")
+}

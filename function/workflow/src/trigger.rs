@@ -1,0 +1,125 @@
+//! What an event asks for: a request, a tick, or a look at a workflow that began or ended.
+
+use std::collections::BTreeMap;
+
+use base64::{
+    Engine as _,
+    alphabet::STANDARD,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use chrono::{DateTime, Utc};
+use cloudevents::{AttributesReader, Data, Event};
+use serde_json::Value;
+
+const MESSAGE_PUBLISHED: &str = "google.cloud.pubsub.topic.v1.messagePublished";
+const AUDIT_LOG_WRITTEN: &str = "google.cloud.audit.log.v1.written";
+const PUBSUB_SOURCE: &str = "//pubsub.googleapis.com/";
+
+/// Takes base64 with or without its padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// What an event asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trigger {
+    Request(Message),
+    /// The scheduler's, with the time of its publication.
+    Tick(Option<DateTime<Utc>>),
+    /// The name of an operation that began or ended, as the audit log has it.
+    OperationEnded(String),
+    /// An event that is not meant for this function.
+    Foreign(String),
+}
+
+/// A Pub/Sub message that asks for a run, or about one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    pub id: String,
+    /// `projects/P/topics/T`; empty where the delivery does not tell.
+    pub topic: String,
+    pub published: Option<DateTime<Utc>>,
+    /// The message's data, or why it could not be read.
+    pub data: Result<Vec<u8>, Unreadable>,
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// Why a message's data could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable(pub String);
+
+/// Reads an event. `tick_topic` is the full name of the topic whose messages are ticks.
+pub fn trigger(event: &Event, tick_topic: &str) -> Trigger {
+    match event.ty() {
+        MESSAGE_PUBLISHED => {
+            let message = message(event);
+            match message.topic == tick_topic {
+                true => Trigger::Tick(message.published),
+                false => Trigger::Request(message),
+            }
+        }
+        AUDIT_LOG_WRITTEN => match operation_name(event) {
+            Some(name) => Trigger::OperationEnded(name),
+            None => Trigger::Foreign("an audit log entry without an operation".to_owned()),
+        },
+        other => Trigger::Foreign(format!("an event of type {other}")),
+    }
+}
+
+fn message(event: &Event) -> Message {
+    let source = event.source().as_str();
+    let body = json(event);
+    let message = body.as_ref().and_then(|body| body.get("message"));
+    // Eventarc and the emulators write some fields twice, in either case.
+    let text = |camel: &str, snake: &str| {
+        let message = message?;
+        let value = message.get(camel).or_else(|| message.get(snake))?;
+        value.as_str().filter(|text| !text.is_empty())
+    };
+    let published = text("publishTime", "publish_time")
+        .and_then(|text| DateTime::parse_from_rfc3339(text).ok())
+        .map(|time| time.to_utc())
+        .or_else(|| event.time().copied());
+    let attributes = message
+        .and_then(|message| message.get("attributes")?.as_object())
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect();
+    Message {
+        id: text("messageId", "message_id").unwrap_or(event.id()).to_owned(),
+        topic: source.strip_prefix(PUBSUB_SOURCE).unwrap_or_default().to_owned(),
+        published,
+        data: match (body.is_some(), message) {
+            (false, _) => Err(Unreadable("the event's data is not JSON".to_owned())),
+            (true, None) => Err(Unreadable("the event holds no message".to_owned())),
+            (true, Some(message)) => data(message),
+        },
+        attributes,
+    }
+}
+
+fn data(message: &Value) -> Result<Vec<u8>, Unreadable> {
+    match message.get("data") {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::String(text)) => {
+            BASE64.decode(text).map_err(|error| Unreadable(format!("the message's data is not base64: {error}")))
+        }
+        Some(_) => Err(Unreadable("the message's data is not a string".to_owned())),
+    }
+}
+
+fn json(event: &Event) -> Option<Value> {
+    match event.data()? {
+        Data::Json(value) => Some(value.clone()),
+        Data::String(text) => serde_json::from_str(text).ok(),
+        Data::Binary(bytes) => serde_json::from_slice(bytes).ok(),
+    }
+}
+
+fn operation_name(event: &Event) -> Option<String> {
+    let entry = json(event)?;
+    let id = entry.get("operation")?.get("id")?.as_str()?;
+    (!id.is_empty()).then(|| id.to_owned())
+}
