@@ -92,9 +92,7 @@ pub struct Services {
 /// # Errors
 /// A text for the user that names the argument.
 pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, String> {
-    let mut arguments = Arguments {
-        left: arguments.into_iter().collect::<Vec<_>>(),
-    };
+    let mut arguments = Arguments { left: arguments.into_iter().collect::<Vec<_>>() };
     arguments.left.reverse();
     match arguments.left.pop().as_deref() {
         Some("serve") => serve(arguments),
@@ -251,7 +249,8 @@ mod tests {
 
     #[test]
     fn both_spellings_of_a_value_are_taken() {
-        let Ok(Command::Serve(serve)) = parsed("serve --listen 127.0.0.1:0 --topic=a --topic b --speed=2.5 --fault *:hang")
+        let Ok(Command::Serve(serve)) =
+            parsed("serve --listen 127.0.0.1:0 --topic=a --topic b --speed=2.5 --fault *:hang")
         else {
             panic!("serve is parsed")
         };

@@ -7,8 +7,7 @@ use serde_json::json;
 use crate::dag::Workflow;
 
 const SERVICE: &str = "dataproc.googleapis.com";
-const METHOD: &str =
-    "google.cloud.dataproc.v1.WorkflowTemplateService.InstantiateInlineWorkflowTemplate";
+const METHOD: &str = "google.cloud.dataproc.v1.WorkflowTemplateService.InstantiateInlineWorkflowTemplate";
 
 pub(crate) struct Entry {
     project: String,
@@ -30,28 +29,16 @@ impl Entry {
     }
 
     pub(crate) fn last(workflow: &Workflow) -> Entry {
-        Entry {
-            at: workflow.ended.unwrap_or(workflow.created),
-            last: true,
-            ..Entry::first(workflow)
-        }
+        Entry { at: workflow.ended.unwrap_or(workflow.created), last: true, ..Entry::first(workflow) }
     }
 
     /// The event in binary mode: attributes are its headers, the data is its body.
     pub(crate) fn message(&self) -> PubsubMessage {
-        let Entry {
-            project,
-            region,
-            operation,
-            ..
-        } = self;
+        let Entry { project, region, operation, .. } = self;
         let at = self.at.to_rfc3339_opts(SecondsFormat::Nanos, true);
         let resource = format!("projects/{project}/regions/{region}");
-        let insert_id = format!(
-            "{}{}",
-            operation.rsplit('/').next().unwrap_or_default(),
-            if self.last { "-l" } else { "-f" }
-        );
+        let insert_id =
+            format!("{}{}", operation.rsplit('/').next().unwrap_or_default(), if self.last { "-l" } else { "-f" });
         let mut position = json!({"id": operation, "producer": SERVICE});
         position[if self.last { "last" } else { "first" }] = true.into();
         let entry = json!({
@@ -72,14 +59,8 @@ impl Entry {
             "timestamp": at,
         });
         let attributes = [
-            (
-                "ce-id",
-                format!("projects/{project}/logs/cloudaudit.googleapis.com%2Factivity{insert_id}"),
-            ),
-            (
-                "ce-source",
-                format!("//cloudaudit.googleapis.com/projects/{project}/logs/activity"),
-            ),
+            ("ce-id", format!("projects/{project}/logs/cloudaudit.googleapis.com%2Factivity{insert_id}")),
+            ("ce-source", format!("//cloudaudit.googleapis.com/projects/{project}/logs/activity")),
             ("ce-specversion", "1.0".to_owned()),
             ("ce-type", "google.cloud.audit.log.v1.written".to_owned()),
             ("ce-time", at.clone()),
@@ -91,10 +72,7 @@ impl Entry {
         ];
         PubsubMessage {
             data: entry.to_string().into_bytes(),
-            attributes: attributes
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value))
-                .collect(),
+            attributes: attributes.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             ..PubsubMessage::default()
         }
     }

@@ -94,29 +94,20 @@ pub(crate) struct World<'a> {
 
 impl World<'_> {
     fn later(&mut self, real: Duration, event: Event) {
-        self.agenda
-            .push((add(self.now, self.clock.shortened(real)), event));
+        self.agenda.push((add(self.now, self.clock.shortened(real)), event));
     }
 
     pub(crate) fn uuid(&mut self) -> String {
         let mut bytes = [0; 16];
         self.rng.fill(&mut bytes);
-        uuid::Builder::from_random_bytes(bytes)
-            .into_uuid()
-            .to_string()
+        uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
     }
 
     /// What the service appends to the names of clusters and jobs.
     fn suffix(&mut self) -> String {
-        std::iter::repeat_with(|| {
-            if self.rng.u8(0..3) == 0 {
-                self.rng.digit(10)
-            } else {
-                self.rng.lowercase()
-            }
-        })
-        .take(13)
-        .collect()
+        std::iter::repeat_with(|| if self.rng.u8(0..3) == 0 { self.rng.digit(10) } else { self.rng.lowercase() })
+            .take(13)
+            .collect()
     }
 }
 
@@ -130,21 +121,12 @@ impl Workflow {
         trouble: Vec<Trouble>,
     ) -> Workflow {
         let template = message(&request_message, "template");
-        let steps = template
-            .into_iter()
-            .flat_map(|template| messages(template, "jobs"));
+        let steps = template.into_iter().flat_map(|template| messages(template, "jobs"));
         let steps = steps.map(|job| {
-            let prerequisites: Vec<_> = texts(job, "prerequisite_step_ids")
-                .into_iter()
-                .map(str::to_owned)
-                .collect();
+            let prerequisites: Vec<_> = texts(job, "prerequisite_step_ids").into_iter().map(str::to_owned).collect();
             Step {
                 id: text(job, "step_id").to_owned(),
-                state: if prerequisites.is_empty() {
-                    NodeState::Runnable
-                } else {
-                    NodeState::Blocked
-                },
+                state: if prerequisites.is_empty() { NodeState::Runnable } else { NodeState::Blocked },
                 prerequisites,
                 error: String::new(),
                 job: None,
@@ -152,18 +134,13 @@ impl Workflow {
             }
         });
         let steps = steps.collect();
-        let requested_cluster = managed_cluster(&request_message)
-            .map_or("", |it| text(it, "cluster_name"))
-            .to_owned();
+        let requested_cluster = managed_cluster(&request_message).map_or("", |it| text(it, "cluster_name")).to_owned();
         let request_id = text(&request_message, "request_id").to_owned();
         world.later(world.timing.pending, Event::CreateCluster);
         Workflow {
             project: project.to_owned(),
             region: region.to_owned(),
-            operation: format!(
-                "projects/{project}/regions/{region}/operations/{}",
-                world.uuid()
-            ),
+            operation: format!("projects/{project}/regions/{region}/operations/{}", world.uuid()),
             request,
             request_id,
             cluster_name: format!("{requested_cluster}-{}", world.suffix()),
@@ -185,10 +162,7 @@ impl Workflow {
 
     /// Stops what runs and takes the cluster away. What has ended stays as it is.
     pub(crate) fn cancel(&mut self, world: &mut World<'_>) {
-        let error = (
-            Code::Cancelled,
-            "Operation was cancelled by the user.".to_owned(),
-        );
+        let error = (Code::Cancelled, "Operation was cancelled by the user.".to_owned());
         match self.phase {
             Phase::Pending => {
                 self.stop_steps(world, "The workflow was cancelled.");
@@ -213,9 +187,7 @@ impl Workflow {
             (Phase::Running, Event::EndJob(step)) => self.end_job(world, step),
             (Phase::Running, Event::DagTimeout) => {
                 let timeout = self.dag_timeout().unwrap_or_default().as_secs();
-                let text = format!(
-                    "Workflow timed out: it ran longer than its dag_timeout of {timeout} seconds."
-                );
+                let text = format!("Workflow timed out: it ran longer than its dag_timeout of {timeout} seconds.");
                 self.stop_steps(world, &text);
                 self.error = Some((Code::DeadlineExceeded, text));
                 self.delete_cluster(world);
@@ -236,10 +208,7 @@ impl Workflow {
         let error = self.creation_error(world.storage);
         if let Some(create) = &mut self.create {
             create.done = true;
-            create.error = error
-                .as_ref()
-                .map(|(_, text)| text.clone())
-                .unwrap_or_default();
+            create.error = error.as_ref().map(|(_, text)| text.clone()).unwrap_or_default();
         }
         if error.is_some() {
             // The steps stay as they are: none of them ever ran.
@@ -277,16 +246,11 @@ impl Workflow {
             _ => None,
         });
         arranged.or_else(|| {
-            let config =
-                managed_cluster(&self.message).and_then(|cluster| message(cluster, "config"))?;
+            let config = managed_cluster(&self.message).and_then(|cluster| message(cluster, "config"))?;
             let mut actions = messages(config, "initialization_actions");
-            let missing =
-                actions.find(|action| is_missing(storage, text(action, "executable_file")))?;
+            let missing = actions.find(|action| is_missing(storage, text(action, "executable_file")))?;
             let uri = text(missing, "executable_file");
-            Some((
-                Code::InvalidArgument,
-                format!("Google Cloud Storage object does not exist '{uri}'."),
-            ))
+            Some((Code::InvalidArgument, format!("Google Cloud Storage object does not exist '{uri}'.")))
         })
     }
 
@@ -301,14 +265,10 @@ impl Workflow {
             changed: world.now,
         };
         let duration = world.durations.get(id).copied().unwrap_or(world.timing.job);
-        let missing = self
-            .ordered_job(step)
-            .and_then(|job| missing_main_file(world.storage, job));
+        let missing = self.ordered_job(step).and_then(|job| missing_main_file(world.storage, job));
         let outcome = match (world.outcomes.get(id), missing) {
             (Some(outcome), _) => outcome.clone(),
-            (None, Some(uri)) => {
-                Outcome::Fail(format!("FileNotFoundException: File not found : {uri}"))
-            }
+            (None, Some(uri)) => Outcome::Fail(format!("FileNotFoundException: File not found : {uri}")),
             (None, None) => Outcome::Succeed,
         };
         if outcome != Outcome::Hang {
@@ -332,38 +292,24 @@ impl Workflow {
                     "Google Cloud Dataproc Agent reports job failure. If logs are available, they can be found at:\n{links}"
                 )
             } else {
-                format!(
-                    "Job failed with message [{text}]. Additional details can be found at:\n{links}"
-                )
+                format!("Job failed with message [{text}]. Additional details can be found at:\n{links}")
             };
             step.state = NodeState::Failed;
             step.error = job.details.clone();
-            let text = format!(
-                "Workflow failed: step '{}' failed: {}",
-                step.id, job.details
-            );
+            let text = format!("Workflow failed: step '{}' failed: {}", step.id, job.details);
             self.error = Some((Code::Aborted, text));
             self.fail_the_rest(world, at);
             return self.delete_cluster(world);
         }
         job.state = JobState::Done;
         step.state = NodeState::Completed;
-        if self
-            .steps
-            .iter()
-            .all(|step| step.state == NodeState::Completed)
-        {
+        if self.steps.iter().all(|step| step.state == NodeState::Completed) {
             return self.delete_cluster(world);
         }
-        let completed = self
-            .steps
-            .iter()
-            .filter(|step| step.state == NodeState::Completed);
+        let completed = self.steps.iter().filter(|step| step.state == NodeState::Completed);
         let completed: BTreeSet<String> = completed.map(|step| step.id.clone()).collect();
         for (next, step) in self.steps.iter_mut().enumerate() {
-            if step.state == NodeState::Blocked
-                && step.prerequisites.iter().all(|id| completed.contains(id))
-            {
+            if step.state == NodeState::Blocked && step.prerequisites.iter().all(|id| completed.contains(id)) {
                 step.state = NodeState::Runnable;
                 world.later(world.timing.start_job, Event::StartJob(next));
             }
@@ -375,20 +321,15 @@ impl Workflow {
         let mut down = vec![self.steps[failed].id.clone()];
         let culprit = down[0].clone();
         while let Some(id) = down.pop() {
-            let dependants = self
-                .steps
-                .iter_mut()
-                .filter(|it| it.state == NodeState::Blocked && it.prerequisites.contains(&id));
+            let dependants =
+                self.steps.iter_mut().filter(|it| it.state == NodeState::Blocked && it.prerequisites.contains(&id));
             for step in dependants {
                 step.state = NodeState::Failed;
                 step.error = format!("Job was not run: its prerequisite step '{id}' failed.");
                 down.push(step.id.clone());
             }
         }
-        self.stop_steps(
-            world,
-            &format!("Cancelled because step '{culprit}' of the workflow failed."),
-        );
+        self.stop_steps(world, &format!("Cancelled because step '{culprit}' of the workflow failed."));
     }
 
     fn stop_steps(&mut self, world: &World<'_>, why: &str) {
@@ -438,12 +379,7 @@ impl Workflow {
 
     fn cluster_operation(&self, world: &mut World<'_>) -> proto::ClusterOperation {
         proto::ClusterOperation {
-            operation_id: format!(
-                "projects/{}/regions/{}/operations/{}",
-                self.project,
-                self.region,
-                world.uuid()
-            ),
+            operation_id: format!("projects/{}/regions/{}/operations/{}", self.project, self.region, world.uuid()),
             error: String::new(),
             done: false,
         }
@@ -455,9 +391,7 @@ impl Workflow {
 
     pub(crate) fn dag_timeout(&self) -> Option<Duration> {
         let timeout = message(message(&self.message, "template")?, "dag_timeout")?;
-        Some(Duration::from_secs(
-            u64::try_from(number(timeout, "seconds")).unwrap_or(0),
-        ))
+        Some(Duration::from_secs(u64::try_from(number(timeout, "seconds")).unwrap_or(0)))
     }
 
     fn zone(&self) -> String {
@@ -465,11 +399,7 @@ impl Workflow {
             .and_then(|cluster| message(message(cluster, "config")?, "gce_cluster_config"))
             .map_or("", |config| text(config, "zone_uri"));
         let zone = zone.rsplit('/').next().unwrap_or_default();
-        if zone.is_empty() {
-            format!("{}-a", self.region)
-        } else {
-            zone.to_owned()
-        }
+        if zone.is_empty() { format!("{}-a", self.region) } else { zone.to_owned() }
     }
 
     /// Where the agent puts the driver's output: a prefix of objects in the cluster's staging bucket.
@@ -478,10 +408,7 @@ impl Workflow {
             .and_then(|cluster| message(cluster, "config"))
             .map(|config| text(config, "config_bucket"))
             .filter(|bucket| !bucket.is_empty())
-            .map_or_else(
-                || format!("dataproc-staging-{}", self.region),
-                str::to_owned,
-            );
+            .map_or_else(|| format!("dataproc-staging-{}", self.region), str::to_owned);
         let (cluster, job) = (&self.cluster_uuid, &job.id);
         format!("gs://{bucket}/google-cloud-dataproc-metainfo/{cluster}/jobs/{job}/driveroutput")
     }
@@ -490,9 +417,7 @@ impl Workflow {
         let Some(job) = &self.steps[step].job else {
             return String::new();
         };
-        let Workflow {
-            project, region, ..
-        } = self;
+        let Workflow { project, region, .. } = self;
         let (id, output) = (&job.id, self.driver_output(job));
         format!(
             "https://console.cloud.google.com/dataproc/jobs/{id}?project={project}&region={region}\n\
@@ -503,21 +428,13 @@ impl Workflow {
 }
 
 pub(crate) fn managed_cluster(request: &DynamicMessage) -> Option<&DynamicMessage> {
-    message(
-        message(message(request, "template")?, "placement")?,
-        "managed_cluster",
-    )
+    message(message(message(request, "template")?, "placement")?, "managed_cluster")
 }
 
 /// The job's main file, where it is in a bucket that exists here and is not there.
 fn missing_main_file(storage: &Storage, job: &DynamicMessage) -> Option<String> {
     let of_type = of_oneof(job)?;
-    let main_files = [
-        "main_python_file_uri",
-        "main_jar_file_uri",
-        "main_r_file_uri",
-        "query_file_uri",
-    ];
+    let main_files = ["main_python_file_uri", "main_jar_file_uri", "main_r_file_uri", "query_file_uri"];
     let mut uris = main_files.into_iter().map(|field| text(of_type, field));
     uris.find(|uri| is_missing(storage, uri)).map(str::to_owned)
 }
@@ -526,7 +443,5 @@ fn missing_main_file(storage: &Storage, job: &DynamicMessage) -> Option<String> 
 fn is_missing(storage: &Storage, uri: &str) -> bool {
     uri.strip_prefix("gs://")
         .and_then(|path| path.split_once('/'))
-        .is_some_and(|(bucket, name)| {
-            storage.has_bucket(bucket) && storage.content(bucket, name).is_none()
-        })
+        .is_some_and(|(bucket, name)| storage.has_bucket(bucket) && storage.content(bucket, name).is_none())
 }

@@ -12,9 +12,9 @@ use prost::Message;
 use prost_reflect::DynamicMessage;
 use tonic::Status;
 
+use crate::arrangements::{DataprocOptions, Mishap, Outcome, RepeatedRequestId, Trouble};
 use crate::audit;
 use crate::clock::{Clock, timestamp};
-use crate::arrangements::{DataprocOptions, Mishap, Outcome, RepeatedRequestId, Trouble};
 use crate::dag::{Event, Job, Phase, Step, Workflow, World};
 use crate::descriptor::{instantiate_inline, text};
 use crate::fault::When;
@@ -77,15 +77,8 @@ impl Dataproc {
             return false;
         }
         let (index, event) = entry.remove();
-        let around = &mut Surroundings {
-            now: at,
-            clock: around.clock,
-            rng: &mut *around.rng,
-            storage: around.storage,
-        };
-        self.change(around, index, |workflow, world| {
-            workflow.happen(world, event)
-        });
+        let around = &mut Surroundings { now: at, clock: around.clock, rng: &mut *around.rng, storage: around.storage };
+        self.change(around, index, |workflow, world| workflow.happen(world, event));
         true
     }
 
@@ -131,17 +124,10 @@ impl Dataproc {
         rules::check_instantiate(&message)?;
         let parent = text(&message, "parent").to_owned();
         let request_id = text(&message, "request_id").to_owned();
-        let before = self
-            .by_request_id
-            .get(&(parent.clone(), request_id.clone()))
-            .copied();
+        let before = self.by_request_id.get(&(parent.clone(), request_id.clone())).copied();
         if let Some(before) = before.filter(|_| !request_id.is_empty()) {
             let running = self.workflows[before].phase != Phase::Done;
-            let answer = if running {
-                self.options.repeat_while_running
-            } else {
-                self.options.repeat_after_end
-            };
+            let answer = if running { self.options.repeat_while_running } else { self.options.repeat_after_end };
             match answer {
                 RepeatedRequestId::SameOperation => {
                     return Ok(self.operation(&self.workflows[before]));
@@ -154,8 +140,7 @@ impl Dataproc {
                 RepeatedRequestId::SecondWorkflow => {}
             }
         }
-        let cluster = crate::dag::managed_cluster(&message)
-            .map_or("", |cluster| text(cluster, "cluster_name"));
+        let cluster = crate::dag::managed_cluster(&message).map_or("", |cluster| text(cluster, "cluster_name"));
         let trouble = self.troubles(around.rng, cluster);
         if trouble.contains(&Trouble::QuotaRefused) {
             return Err(Status::invalid_argument(
@@ -179,11 +164,7 @@ impl Dataproc {
 
     fn troubles(&mut self, rng: &mut fastrand::Rng, cluster: &str) -> Vec<Trouble> {
         let mut due = Vec::new();
-        for mishap in self
-            .mishaps
-            .iter_mut()
-            .filter(|mishap| cluster.starts_with(&mishap.cluster))
-        {
+        for mishap in self.mishaps.iter_mut().filter(|mishap| cluster.starts_with(&mishap.cluster)) {
             if mishap.when.comes_true(rng) {
                 due.push(mishap.what.clone());
             }
@@ -203,10 +184,7 @@ impl Dataproc {
         &self,
         request: &longrunning::ListOperationsRequest,
     ) -> Result<longrunning::ListOperationsResponse, Status> {
-        let parent = request
-            .name
-            .strip_suffix("/operations")
-            .unwrap_or(&request.name);
+        let parent = request.name.strip_suffix("/operations").unwrap_or(&request.name);
         if rules::region(parent).is_none() {
             return Err(Status::invalid_argument(format!(
                 "name: '{}' must be projects/PROJECT/regions/REGION/operations",
@@ -215,27 +193,15 @@ impl Dataproc {
         }
         let filter = Filter::parse(&request.filter)?;
         let prefix = format!("{parent}/operations/");
-        let listed = self
-            .workflows
-            .iter()
-            .enumerate()
-            .rev()
-            .filter(|(_, workflow)| {
-                workflow.operation.starts_with(&prefix)
-                    && self.by_operation.contains_key(&workflow.operation)
-                    && filter.admits(state(workflow), self.shown_cluster(workflow))
-            });
-        let (indexes, next_page_token) = page(
-            listed.map(|(index, _)| index),
-            request.page_size,
-            &request.page_token,
-            self.options.operations_page,
-        )?;
+        let listed = self.workflows.iter().enumerate().rev().filter(|(_, workflow)| {
+            workflow.operation.starts_with(&prefix)
+                && self.by_operation.contains_key(&workflow.operation)
+                && filter.admits(state(workflow), self.shown_cluster(workflow))
+        });
+        let (indexes, next_page_token) =
+            page(listed.map(|(index, _)| index), request.page_size, &request.page_token, self.options.operations_page)?;
         Ok(longrunning::ListOperationsResponse {
-            operations: indexes
-                .into_iter()
-                .map(|index| self.operation(&self.workflows[index]))
-                .collect(),
+            operations: indexes.into_iter().map(|index| self.operation(&self.workflows[index])).collect(),
             next_page_token,
             unreachable: Vec::new(),
         })
@@ -251,21 +217,12 @@ impl Dataproc {
         Ok(())
     }
 
-    pub(crate) fn call_get_job(
-        &self,
-        request: &proto::GetJobRequest,
-    ) -> Result<proto::Job, Status> {
-        let found = self
-            .by_job
-            .get(&request.job_id)
-            .map(|index| &self.workflows[*index]);
-        let found =
-            found.filter(|it| it.project == request.project_id && it.region == request.region);
+    pub(crate) fn call_get_job(&self, request: &proto::GetJobRequest) -> Result<proto::Job, Status> {
+        let found = self.by_job.get(&request.job_id).map(|index| &self.workflows[*index]);
+        let found = found.filter(|it| it.project == request.project_id && it.region == request.region);
         let job = found.and_then(|workflow| {
             let jobs = workflow.steps.iter().filter_map(|step| step.job.as_ref());
-            jobs.into_iter()
-                .find(|job| job.id == request.job_id)
-                .map(|job| self.job(workflow, job))
+            jobs.into_iter().find(|job| job.id == request.job_id).map(|job| self.job(workflow, job))
         });
         job.ok_or_else(|| {
             Status::not_found(format!(
@@ -294,42 +251,33 @@ impl Dataproc {
         let metadata = proto::WorkflowMetadata {
             create_cluster: workflow.create.clone(),
             delete_cluster: workflow.delete.clone(),
-            graph: Some(proto::WorkflowGraph {
-                nodes: workflow.steps.iter().map(node).collect(),
-            }),
+            graph: Some(proto::WorkflowGraph { nodes: workflow.steps.iter().map(node).collect() }),
             state: state(workflow).into(),
             cluster_name: self.shown_cluster(workflow).to_owned(),
             cluster_uuid: workflow.cluster_uuid.clone(),
             start_time: Some(timestamp(workflow.created)),
             end_time: workflow.ended.map(timestamp),
-            dag_timeout: workflow
-                .dag_timeout()
-                .and_then(|timeout| timeout.try_into().ok()),
+            dag_timeout: workflow.dag_timeout().and_then(|timeout| timeout.try_into().ok()),
             dag_start_time: workflow.dag_started.map(timestamp),
             dag_end_time: workflow.dag_ended.map(timestamp),
             ..proto::WorkflowMetadata::default()
         };
         let result = match (&workflow.error, workflow.phase) {
             (_, Phase::Pending | Phase::Creating | Phase::Running | Phase::Deleting) => None,
-            (None, Phase::Done) => {
-                Some(longrunning::operation::Result::Response(prost_types::Any {
-                    type_url: "type.googleapis.com/google.protobuf.Empty".to_owned(),
-                    value: Vec::new(),
-                }))
-            }
-            (Some((code, message)), Phase::Done) => {
-                Some(longrunning::operation::Result::Error(rpc::Status {
-                    code: *code as i32,
-                    message: message.clone(),
-                    details: Vec::new(),
-                }))
-            }
+            (None, Phase::Done) => Some(longrunning::operation::Result::Response(prost_types::Any {
+                type_url: "type.googleapis.com/google.protobuf.Empty".to_owned(),
+                value: Vec::new(),
+            })),
+            (Some((code, message)), Phase::Done) => Some(longrunning::operation::Result::Error(rpc::Status {
+                code: *code as i32,
+                message: message.clone(),
+                details: Vec::new(),
+            })),
         };
         longrunning::Operation {
             name: workflow.operation.clone(),
             metadata: Some(prost_types::Any {
-                type_url: "type.googleapis.com/google.cloud.dataproc.v1.WorkflowMetadata"
-                    .to_owned(),
+                type_url: "type.googleapis.com/google.cloud.dataproc.v1.WorkflowMetadata".to_owned(),
                 value: metadata.encode_to_vec(),
             }),
             done: workflow.phase == Phase::Done,
@@ -340,10 +288,7 @@ impl Dataproc {
     fn job(&self, workflow: &Workflow, job: &Job) -> proto::Job {
         use proto::job_status::State;
         proto::Job {
-            reference: Some(proto::JobReference {
-                project_id: workflow.project.clone(),
-                job_id: job.id.clone(),
-            }),
+            reference: Some(proto::JobReference { project_id: workflow.project.clone(), job_id: job.id.clone() }),
             placement: Some(proto::JobPlacement {
                 cluster_name: workflow.cluster_name.clone(),
                 cluster_uuid: workflow.cluster_uuid.clone(),
@@ -395,11 +340,7 @@ fn node(step: &Step) -> proto::WorkflowNode {
     proto::WorkflowNode {
         step_id: step.id.clone(),
         prerequisite_step_ids: step.prerequisites.clone(),
-        job_id: step
-            .job
-            .as_ref()
-            .map(|job| job.id.clone())
-            .unwrap_or_default(),
+        job_id: step.job.as_ref().map(|job| job.id.clone()).unwrap_or_default(),
         state: step.state.into(),
         error: step.error.clone(),
     }

@@ -303,7 +303,8 @@ impl Topics {
         let mut told = BTreeSet::new();
         loop {
             let subscription = subscription(&self.responses);
-            let request = PullRequest { subscription: subscription.clone(), max_messages: 10, ..PullRequest::default() };
+            let request =
+                PullRequest { subscription: subscription.clone(), max_messages: 10, ..PullRequest::default() };
             let received = match client.pull(request).await {
                 Ok(answer) => answer.into_inner().received_messages,
                 Err(status) => {

@@ -14,9 +14,9 @@ use prost_reflect::DynamicMessage;
 use tokio::sync::watch;
 use tonic::Code;
 
+use crate::arrangements::{DataprocOptions, Mishap, Outcome, Trouble};
 use crate::clock::{Clock, add};
 use crate::dag::{self, Phase};
-use crate::arrangements::{DataprocOptions, Mishap, Outcome, Trouble};
 use crate::dataproc::Dataproc;
 use crate::descriptor::message;
 use crate::fault::{Fault, When};
@@ -106,9 +106,7 @@ impl Workflow {
 
     /// The request's template in protobuf JSON.
     pub fn template_json(&self) -> serde_json::Value {
-        message(&self.message, "template")
-            .and_then(|template| serde_json::to_value(template).ok())
-            .unwrap_or_default()
+        message(&self.message, "template").and_then(|template| serde_json::to_value(template).ok()).unwrap_or_default()
     }
 
     pub fn is_alive(&self) -> bool {
@@ -144,11 +142,7 @@ impl Emulator {
             ticks: BTreeMap::new(),
             audit_topic: None,
         };
-        let shared = Arc::new(Shared {
-            clock,
-            state: Mutex::new(state),
-            changed: watch::Sender::new(()),
-        });
+        let shared = Arc::new(Shared { clock, state: Mutex::new(state), changed: watch::Sender::new(()) });
         tokio::spawn(push::pump(Arc::downgrade(&shared)));
         Emulator { shared }
     }
@@ -173,9 +167,10 @@ impl Emulator {
     pub fn now(&self) -> DateTime<Utc> {
         self.shared.clock.now()
     }
+}
 
-    // Faults and calls
-
+/// What goes wrong, and what was called.
+impl Emulator {
     pub fn fault(&self, fault: Fault) {
         self.shared.with(|state| state.faults.push(fault));
     }
@@ -187,8 +182,7 @@ impl Emulator {
 
     /// The last calls, oldest first.
     pub fn calls(&self) -> Vec<Call> {
-        self.shared
-            .with(|state| state.calls.iter().cloned().collect())
+        self.shared.with(|state| state.calls.iter().cloned().collect())
     }
 
     pub fn clear_calls(&self) {
@@ -197,23 +191,21 @@ impl Emulator {
             state.calls.clear();
         });
     }
+}
 
-    // Storage
-
+/// Objects, beside all calls.
+impl Emulator {
     pub fn create_bucket(&self, bucket: &str) {
-        self.shared
-            .with(|state| state.storage.create_bucket(bucket));
+        self.shared.with(|state| state.storage.create_bucket(bucket));
     }
 
     /// Puts an object there, beside all preconditions; creates the bucket. Its generation.
     pub fn put_object(&self, bucket: &str, name: &str, content: impl Into<Bytes>) -> i64 {
-        self.shared
-            .with(|state| state.storage.put(state.now, bucket, name, content.into()))
+        self.shared.with(|state| state.storage.put(state.now, bucket, name, content.into()))
     }
 
     pub fn object(&self, bucket: &str, name: &str) -> Option<Bytes> {
-        self.shared
-            .with(|state| state.storage.content(bucket, name))
+        self.shared.with(|state| state.storage.content(bucket, name))
     }
 
     /// Every object of a bucket, by name.
@@ -225,20 +217,17 @@ impl Emulator {
     pub fn delete_object(&self, bucket: &str, name: &str) -> bool {
         self.shared.with(|state| state.storage.remove(bucket, name))
     }
+}
 
-    // Pub/Sub; names are full ones
-
+/// Messages, beside all calls; names are full ones.
+impl Emulator {
     pub fn create_topic(&self, topic: &str) {
         self.shared.with(|state| state.pubsub.create_topic(topic));
     }
 
     /// Publishes beside all limits; creates the topic. The message's id.
     pub fn publish(&self, topic: &str, message: PubsubMessage) -> String {
-        self.shared.with(|state| {
-            state
-                .pubsub
-                .publish(state.now, &mut state.rng, topic, message)
-        })
+        self.shared.with(|state| state.pubsub.publish(state.now, &mut state.rng, topic, message))
     }
 
     /// The last messages published to a topic, oldest first.
@@ -248,14 +237,12 @@ impl Emulator {
 
     /// Replaces a subscription of the same name.
     pub fn push_subscription(&self, subscription: &PushSubscription) {
-        self.shared
-            .with(|state| state.pubsub.add_push_subscription(subscription));
+        self.shared.with(|state| state.pubsub.add_push_subscription(subscription));
     }
 
     /// How many messages of a subscription are not acknowledged yet.
     pub fn unacknowledged(&self, subscription: &str) -> usize {
-        self.shared
-            .with(|state| state.pubsub.unacknowledged(subscription))
+        self.shared.with(|state| state.pubsub.unacknowledged(subscription))
     }
 
     /// For messages published from now on.
@@ -270,11 +257,7 @@ impl Emulator {
 
     /// The push deliveries that are due now, for a test that carries them itself (see [`Push::Held`]).
     pub fn take_deliveries(&self) -> Vec<Delivery> {
-        self.shared.with(|state| {
-            state
-                .pubsub
-                .take_deliveries(state.now, &state.clock, usize::MAX)
-        })
+        self.shared.with(|state| state.pubsub.take_deliveries(state.now, &state.clock, usize::MAX))
     }
 
     /// What the endpoint answered to a delivery. One that is never settled comes again after its ack deadline and backoff.
@@ -286,9 +269,10 @@ impl Emulator {
     pub fn next_delivery(&self) -> Option<DateTime<Utc>> {
         self.shared.with(|state| state.pubsub.next_delivery())
     }
+}
 
-    // Scheduler and audit log
-
+/// The scheduler and the audit log.
+impl Emulator {
     /// Publishes to the topic once a minute, shortened by the clock's speed; the first time after a minute.
     pub fn start_ticks(&self, topic: &str) {
         self.start_ticks_every(topic, self.shared.clock.shortened(Duration::from_secs(60)));
@@ -311,27 +295,22 @@ impl Emulator {
     pub fn start_audit_events(&self, project: &str, endpoint: &str) {
         let topic = format!("projects/{project}/topics/eventarc-audit-log");
         let name = format!("projects/{project}/subscriptions/eventarc-audit-log");
-        let subscription = PushSubscription {
-            form: Form::Event,
-            ..PushSubscription::eventarc(&name, &topic, endpoint)
-        };
+        let subscription =
+            PushSubscription { form: Form::Event, ..PushSubscription::eventarc(&name, &topic, endpoint) };
         self.shared.with(|state| {
             state.pubsub.add_push_subscription(&subscription);
             state.audit_topic = Some(topic);
         });
     }
+}
 
-    // Dataproc
-
+/// Workflows: what became of them, and what shall.
+impl Emulator {
     /// Every workflow there ever was, in the order of its creation.
     pub fn workflows(&self) -> Vec<Workflow> {
         self.shared.with(|state| {
             let dataproc = &state.dataproc;
-            dataproc
-                .workflows
-                .iter()
-                .map(|workflow| inspect(dataproc, workflow))
-                .collect()
+            dataproc.workflows.iter().map(|workflow| inspect(dataproc, workflow)).collect()
         })
     }
 
@@ -346,34 +325,23 @@ impl Emulator {
         }
         let most = |mut changes: Vec<(DateTime<Utc>, i32)>| {
             changes.sort_unstable();
-            let (_, most) = changes
-                .into_iter()
-                .fold((0, 0), |(alive, most), (_, change)| {
-                    let alive = alive + change;
-                    (alive, most.max(alive))
-                });
+            let (_, most) = changes.into_iter().fold((0, 0), |(alive, most), (_, change)| {
+                let alive = alive + change;
+                (alive, most.max(alive))
+            });
             usize::try_from(most).unwrap_or(0)
         };
-        spans
-            .into_iter()
-            .map(|(key, changes)| (key, most(changes)))
-            .collect()
+        spans.into_iter().map(|(key, changes)| (key, most(changes))).collect()
     }
 
     /// How every step of this id goes from now on, in any workflow.
     pub fn on_step(&self, step_id: &str, outcome: Outcome) {
-        self.shared
-            .with(|state| state.dataproc.outcomes.insert(step_id.to_owned(), outcome));
+        self.shared.with(|state| state.dataproc.outcomes.insert(step_id.to_owned(), outcome));
     }
 
     /// How long the job of every step of this id takes, before the clock's speed.
     pub fn step_takes(&self, step_id: &str, duration: Duration) {
-        self.shared.with(|state| {
-            state
-                .dataproc
-                .durations
-                .insert(step_id.to_owned(), duration)
-        });
+        self.shared.with(|state| state.dataproc.durations.insert(step_id.to_owned(), duration));
     }
 
     /// A trouble for workflows that begin from now on.
@@ -383,13 +351,8 @@ impl Emulator {
 
     /// The same, for those whose managed cluster's name begins with `cluster`.
     pub fn mishap_for(&self, cluster: &str, what: Trouble, when: When) {
-        let mishap = Mishap {
-            cluster: cluster.to_owned(),
-            what,
-            when,
-        };
-        self.shared
-            .with(|state| state.dataproc.mishaps.push(mishap));
+        let mishap = Mishap { cluster: cluster.to_owned(), what, when };
+        self.shared.with(|state| state.dataproc.mishaps.push(mishap));
     }
 
     /// No step, duration or workflow is arranged any more.
@@ -401,9 +364,9 @@ impl Emulator {
         });
     }
 
+    /// `change` runs under the emulator's lock: it must not use the handle itself.
     pub fn dataproc_options(&self, change: impl FnOnce(&mut DataprocOptions)) {
-        self.shared
-            .with(|state| change(&mut state.dataproc.options));
+        self.shared.with(|state| change(&mut state.dataproc.options));
     }
 
     /// The service does not know the operation any more. Whether it did.

@@ -58,11 +58,7 @@ impl When {
 impl Fault {
     /// `what` for the next `times` calls of `method`.
     pub fn times(method: &str, what: What, times: u64) -> Fault {
-        Fault {
-            method: method.to_owned(),
-            what,
-            when: When::Times(times),
-        }
+        Fault { method: method.to_owned(), what, when: When::Times(times) }
     }
 
     /// `METHOD:WHAT[:WHEN]`, as the flags of the binary write it (see [`SYNTAX`]).
@@ -75,9 +71,7 @@ impl Fault {
         if method.is_empty() {
             return Err(format!("fault `{text}`: the method is missing"));
         }
-        let what = parts
-            .next()
-            .ok_or_else(|| format!("fault `{text}`: what happens is missing"))?;
+        let what = parts.next().ok_or_else(|| format!("fault `{text}`: what happens is missing"))?;
         let when = match parts.next() {
             None => Ok(When::Times(1)),
             Some("always") => Ok(When::Always),
@@ -89,9 +83,7 @@ impl Fault {
                     .map(|percent: f64| When::Probability(percent / 100.0)),
                 None => when.parse().ok().map(When::Times),
             }
-            .ok_or_else(|| {
-                format!("fault `{text}`: `{when}` is not a count, a percentage or `always`")
-            }),
+            .ok_or_else(|| format!("fault `{text}`: `{when}` is not a count, a percentage or `always`")),
         }?;
         Ok(Fault {
             method: method.to_owned(),
@@ -157,9 +149,7 @@ fn code_named(name: &str) -> Option<Code> {
 
 /// Takes the fault that is due for a call of `path`, and counts it down.
 pub(crate) fn take(faults: &mut Vec<Fault>, rng: &mut fastrand::Rng, path: &str) -> Option<What> {
-    let due = faults
-        .iter_mut()
-        .position(|fault| matches(&fault.method, path) && fault.when.comes_true(rng))?;
+    let due = faults.iter_mut().position(|fault| matches(&fault.method, path) && fault.when.comes_true(rng))?;
     let what = faults[due].what.clone();
     faults.retain(|fault| fault.when != When::Times(0));
     Some(what)
@@ -168,9 +158,9 @@ pub(crate) fn take(faults: &mut Vec<Fault>, rng: &mut fastrand::Rng, path: &str)
 fn matches(method: &str, path: &str) -> bool {
     let bound = |c: Option<char>| c.is_none_or(|c| c == '/' || c == '.');
     method == "*"
-        || path.match_indices(method).any(|(at, found)| {
-            bound(path[..at].chars().next_back()) && bound(path[at + found.len()..].chars().next())
-        })
+        || path
+            .match_indices(method)
+            .any(|(at, found)| bound(path[..at].chars().next_back()) && bound(path[at + found.len()..].chars().next()))
 }
 
 #[cfg(test)]
@@ -181,14 +171,7 @@ mod tests {
 
     #[test]
     fn a_method_matches_whole_words_of_the_path() {
-        for method in [
-            "*",
-            "Publish",
-            "Publisher",
-            "google.pubsub.v1.Publisher",
-            "Publisher/Publish",
-            PUBLISH,
-        ] {
+        for method in ["*", "Publish", "Publisher", "google.pubsub.v1.Publisher", "Publisher/Publish", PUBLISH] {
             assert!(matches(method, PUBLISH), "{method}");
         }
         for method in ["Pub", "ublish", "Subscriber", "publish", "Storage"] {
@@ -200,9 +183,7 @@ mod tests {
     fn a_counted_fault_ends_after_its_count() {
         let mut faults = vec![Fault::times("Publish", What::Hang, 2)];
         let mut rng = fastrand::Rng::with_seed(1);
-        let taken: Vec<_> = (0..3)
-            .map(|_| take(&mut faults, &mut rng, PUBLISH))
-            .collect();
+        let taken: Vec<_> = (0..3).map(|_| take(&mut faults, &mut rng, PUBLISH)).collect();
         assert_eq!(taken, [Some(What::Hang), Some(What::Hang), None]);
     }
 
@@ -211,23 +192,10 @@ mod tests {
         let fault = Fault::parse("Publish:UNAVAILABLE:2").unwrap();
         assert!(matches!(fault.what, What::Code(Code::Unavailable, _)));
         assert_eq!(fault.when, When::Times(2));
-        assert_eq!(
-            Fault::parse("*:delay=0.5:5%").unwrap().when,
-            When::Probability(0.05)
-        );
-        assert_eq!(
-            Fault::parse("*:late=2").unwrap().what,
-            What::ExecuteLate(Duration::from_secs(2))
-        );
-        for bad in [
-            "",
-            "Publish",
-            "Publish:NOPE",
-            "Publish:hang:often",
-            "Publish:hang:-1",
-            "*:delay=-1",
-            "*:hang:101%",
-        ] {
+        assert_eq!(Fault::parse("*:delay=0.5:5%").unwrap().when, When::Probability(0.05));
+        assert_eq!(Fault::parse("*:late=2").unwrap().what, What::ExecuteLate(Duration::from_secs(2)));
+        for bad in ["", "Publish", "Publish:NOPE", "Publish:hang:often", "Publish:hang:-1", "*:delay=-1", "*:hang:101%"]
+        {
             assert!(Fault::parse(bad).is_err(), "{bad}");
         }
     }

@@ -39,20 +39,14 @@ where
         };
         total += data.len();
         if total > MAX_CALL {
-            return Err(Status::resource_exhausted(format!(
-                "the call carries more than {MAX_CALL} bytes"
-            )));
+            return Err(Status::resource_exhausted(format!("the call carries more than {MAX_CALL} bytes")));
         }
         buffer.extend_from_slice(&data);
         while let Some(message) = cut_message(&mut buffer)? {
             messages.push(message);
         }
     }
-    if buffer.is_empty() {
-        Ok(messages)
-    } else {
-        Err(Status::internal("the request ends within a message"))
-    }
+    if buffer.is_empty() { Ok(messages) } else { Err(Status::internal("the request ends within a message")) }
 }
 
 fn cut_message(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
@@ -60,9 +54,7 @@ fn cut_message(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
         return Ok(None);
     }
     if buffer[0] != 0 {
-        return Err(Status::unimplemented(
-            "compressed messages are not supported",
-        ));
+        return Err(Status::unimplemented("compressed messages are not supported"));
     }
     let length = u32::from_be_bytes([buffer[1], buffer[2], buffer[3], buffer[4]]) as usize;
     if length > MAX_MESSAGE {
@@ -83,17 +75,13 @@ fn cut_message(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
 /// INVALID_ARGUMENT when there is not exactly one, or it is no such message.
 pub(crate) fn decode<M: Message + Default>(messages: &[Bytes]) -> Result<M, Status> {
     let [message] = messages else {
-        return Err(Status::invalid_argument(format!(
-            "a unary call has one message, not {}",
-            messages.len()
-        )));
+        return Err(Status::invalid_argument(format!("a unary call has one message, not {}", messages.len())));
     };
     decode_one(message)
 }
 
 pub(crate) fn decode_one<M: Message + Default>(message: &Bytes) -> Result<M, Status> {
-    M::decode(message.clone())
-        .map_err(|error| Status::invalid_argument(format!("request: {error}")))
+    M::decode(message.clone()).map_err(|error| Status::invalid_argument(format!("request: {error}")))
 }
 
 /// The HTTP answer to a call: the messages and `grpc-status` in the trailers, or the status alone.
@@ -104,17 +92,11 @@ pub(crate) fn respond(answer: Result<Vec<Bytes>, Status>) -> Response<ResponseBo
     };
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    let frames = messages
-        .into_iter()
-        .map(|message| Frame::data(frame(&message)))
-        .chain([Frame::trailers(trailers)])
-        .map(Ok);
+    let frames =
+        messages.into_iter().map(|message| Frame::data(frame(&message))).chain([Frame::trailers(trailers)]).map(Ok);
     let body = StreamBody::new(futures::stream::iter(frames));
     let mut response = Response::new(UnsyncBoxBody::new(body));
-    response.headers_mut().insert(
-        http::header::CONTENT_TYPE,
-        HeaderValue::from_static("application/grpc"),
-    );
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }
 
@@ -140,10 +122,7 @@ mod tests {
     async fn messages_are_cut_and_broken_framing_is_an_error() {
         let mut two = frame(&Bytes::from_static(b"ab")).to_vec();
         two.extend(frame(&Bytes::new()));
-        assert_eq!(
-            read(&two).await.unwrap(),
-            [Bytes::from_static(b"ab"), Bytes::new()]
-        );
+        assert_eq!(read(&two).await.unwrap(), [Bytes::from_static(b"ab"), Bytes::new()]);
         assert_eq!(read(b"").await.unwrap(), Vec::<Bytes>::new());
         for (broken, code) in [
             (&b"\0\0\0\0\x03ab"[..], tonic::Code::Internal),

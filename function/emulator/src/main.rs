@@ -68,11 +68,8 @@ async fn serve(serve: Serve) -> Result<(), String> {
 }
 
 fn options(services: &Services) -> Options {
-    Options {
-        speed: services.speed,
-        seed: services.seed,
-        ..Options::default()
-    }
+    // Nobody inspects the binary, which may run for days.
+    Options { speed: services.speed, seed: services.seed, keep: 0, ..Options::default() }
 }
 
 /// Topics, subscriptions, objects and faults as the command line wants them.
@@ -105,11 +102,7 @@ fn arrange(emulator: &Emulator, serve: &Serve) -> Result<(), String> {
 }
 
 fn full_name(project: &str, topic: &str) -> String {
-    if topic.starts_with("projects/") {
-        topic.to_owned()
-    } else {
-        format!("projects/{project}/topics/{topic}")
-    }
+    if topic.starts_with("projects/") { topic.to_owned() } else { format!("projects/{project}/topics/{topic}") }
 }
 
 /// Puts every file below the directory into the bucket, named by its path in there.

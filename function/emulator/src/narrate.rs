@@ -30,7 +30,8 @@ pub fn tell(at: DateTime<Utc>, attributes: &HashMap<String, String>, data: &[u8]
     }
     for violation in data["violations"].as_array().into_iter().flatten() {
         let part = |key: &str| violation[key].as_str().unwrap_or_default();
-        line.push_str(&format!("\n    {} {}: {}", part("document"), part("path"), one_line(part("reason"))));
+        let place = [part("document"), part("path")].join(" ");
+        line.push_str(&format!("\n    {}: {}", place.trim_end(), one_line(part("reason"))));
     }
     let end = match word {
         "succeeded" | "validated" => Some(true),
@@ -48,7 +49,13 @@ fn details(word: &str, data: &Value) -> Vec<String> {
     }
     let told: Vec<String> = steps
         .iter()
-        .map(|step| format!("{} {}", step["step_id"].as_str().unwrap_or("?"), step["state"].as_str().unwrap_or("?").to_lowercase()))
+        .map(|step| {
+            format!(
+                "{} {}",
+                step["step_id"].as_str().unwrap_or("?"),
+                step["state"].as_str().unwrap_or("?").to_lowercase()
+            )
+        })
         .collect();
     if !told.is_empty() {
         parts.push(told.join(", "));
@@ -60,7 +67,7 @@ fn details(word: &str, data: &Value) -> Vec<String> {
         if let Some(output) = cause["driver_output_uri"].as_str() {
             parts.push(format!("driver output {output}"));
         }
-    } else if let Some(error) = data["error"].as_object() {
+    } else if let Some(error) = data["error"].as_object().filter(|_| data["violations"].is_null()) {
         let part = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default();
         parts.push(format!("{}: {}", part("code"), one_line(part("message"))));
     }
@@ -115,10 +122,14 @@ mod tests {
     fn a_rejection_lists_every_violation() {
         let violations = json!([
             {"document": "request", "path": "jobs", "reason": "required"},
-            {"document": "config", "path": "a.b", "reason": "unknown field"},
+            {"document": "config", "path": "", "reason": "not JSON"},
         ]);
-        let told = told("rejected", &json!({"violations": violations}));
-        assert!(told.text.ends_with("\n    request jobs: required\n    config a.b: unknown field"), "{}", told.text);
+        let error = json!({"code": "INVALID_ARGUMENT", "message": "jobs: required (and 1 more)"});
+        let told = told("rejected", &json!({"job_name": "x", "violations": violations, "error": error}));
+        assert_eq!(
+            told.text,
+            "00:00:01.234  rejected    x          \n    request jobs: required\n    config: not JSON"
+        );
     }
 
     #[test]

@@ -15,10 +15,7 @@ pub(crate) struct Filter {
 impl Filter {
     pub(crate) fn parse(text: &str) -> Result<Filter, Status> {
         let invalid = |why: String| Status::invalid_argument(format!("filter: {why}"));
-        let mut filter = Filter {
-            workflows: true,
-            ..Filter::default()
-        };
+        let mut filter = Filter { workflows: true, ..Filter::default() };
         for term in terms(text) {
             let (field, value) = term
                 .split_once('=')
@@ -32,18 +29,14 @@ impl Filter {
                         "RUNNING" => vec![State::Running],
                         "DONE" => vec![State::Done],
                         other => {
-                            return Err(invalid(format!(
-                                "'{other}' is not ACTIVE, PENDING, RUNNING or DONE"
-                            )));
+                            return Err(invalid(format!("'{other}' is not ACTIVE, PENDING, RUNNING or DONE")));
                         }
                     });
                 }
                 "operationType" | "operation_type" => filter.workflows &= value == "WORKFLOW",
                 "clusterName" | "cluster_name" => filter.cluster = Some(value.to_owned()),
                 other => {
-                    return Err(invalid(format!(
-                        "'{other}' is not status.state, operationType or clusterName"
-                    )));
+                    return Err(invalid(format!("'{other}' is not status.state, operationType or clusterName")));
                 }
             }
         }
@@ -52,21 +45,14 @@ impl Filter {
 
     pub(crate) fn admits(&self, state: State, cluster: &str) -> bool {
         self.workflows
-            && self
-                .states
-                .as_ref()
-                .is_none_or(|states| states.contains(&state))
+            && self.states.as_ref().is_none_or(|states| states.contains(&state))
             && self.cluster.as_ref().is_none_or(|name| name == cluster)
     }
 }
 
 /// The terms between the ANDs; brackets around the whole are taken too.
 fn terms(text: &str) -> Vec<String> {
-    let spaced = text
-        .trim()
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .replace('=', " = ");
+    let spaced = text.trim().trim_start_matches('[').trim_end_matches(']').replace('=', " = ");
     let mut terms = vec![String::new()];
     for word in spaced.split_whitespace() {
         match terms.last_mut() {
@@ -97,21 +83,14 @@ pub(crate) fn page(
     let before = if page_token.is_empty() {
         usize::MAX
     } else {
-        page_token.parse().map_err(|_| {
-            Status::invalid_argument(format!("page_token: '{page_token}' is none of ours"))
-        })?
+        page_token
+            .parse()
+            .map_err(|_| Status::invalid_argument(format!("page_token: '{page_token}' is none of ours")))?
     };
-    let mut page: Vec<usize> = indexes
-        .filter(|index| *index < before)
-        .take(size + 1)
-        .collect();
+    let mut page: Vec<usize> = indexes.filter(|index| *index < before).take(size + 1).collect();
     let more = page.len() > size;
     page.truncate(size);
-    let token = if more {
-        page.last().map(usize::to_string)
-    } else {
-        None
-    };
+    let token = if more { page.last().map(usize::to_string) } else { None };
     Ok((page, token.unwrap_or_default()))
 }
 
@@ -134,18 +113,8 @@ mod tests {
         assert!(Filter::parse("").unwrap().admits(State::Done, ""));
         let named = Filter::parse("clusterName = a-b").unwrap();
         assert!(named.admits(State::Done, "a-b") && !named.admits(State::Done, "a-b-c"));
-        assert!(
-            !Filter::parse("operationType = CREATE")
-                .unwrap()
-                .admits(State::Running, "")
-        );
-        for bad in [
-            "status.state",
-            "status.state = NOPE",
-            "x = y",
-            "clusterName = a AND",
-            "status.state = DONE OR x",
-        ] {
+        assert!(!Filter::parse("operationType = CREATE").unwrap().admits(State::Running, ""));
+        for bad in ["status.state", "status.state = NOPE", "x = y", "clusterName = a AND", "status.state = DONE OR x"] {
             assert!(Filter::parse(bad).is_err(), "{bad}");
         }
     }
@@ -153,14 +122,8 @@ mod tests {
     #[test]
     fn pages_fall_and_end() {
         let all = || (0..5usize).rev();
-        assert_eq!(
-            page(all(), 2, "", 100).unwrap(),
-            (vec![4, 3], "3".to_owned())
-        );
-        assert_eq!(
-            page(all(), 2, "3", 100).unwrap(),
-            (vec![2, 1], "1".to_owned())
-        );
+        assert_eq!(page(all(), 2, "", 100).unwrap(), (vec![4, 3], "3".to_owned()));
+        assert_eq!(page(all(), 2, "3", 100).unwrap(), (vec![2, 1], "1".to_owned()));
         assert_eq!(page(all(), 2, "1", 100).unwrap(), (vec![0], String::new()));
         assert_eq!(page(all(), 0, "", 3).unwrap().0, [4, 3, 2]);
         assert!(page(all(), -1, "", 3).is_err() && page(all(), 1, "x", 3).is_err());

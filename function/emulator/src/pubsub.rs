@@ -86,30 +86,18 @@ impl PubSub {
     }
 
     pub(crate) fn create_topic(&mut self, name: &str) {
-        let topic = proto::Topic {
-            name: name.to_owned(),
-            ..proto::Topic::default()
-        };
-        self.topics.entry(name.to_owned()).or_insert(Topic {
-            topic,
-            published: VecDeque::new(),
-        });
+        let topic = proto::Topic { name: name.to_owned(), ..proto::Topic::default() };
+        self.topics.entry(name.to_owned()).or_insert(Topic { topic, published: VecDeque::new() });
     }
 
     pub(crate) fn published(&self, topic: &str) -> Vec<proto::PubsubMessage> {
         let published = self.topics.get(topic).map(|topic| &topic.published);
-        published
-            .into_iter()
-            .flatten()
-            .map(|message| message.as_ref().clone())
-            .collect()
+        published.into_iter().flatten().map(|message| message.as_ref().clone()).collect()
     }
 
     /// How many messages of a subscription are not acknowledged yet.
     pub(crate) fn unacknowledged(&self, subscription: &str) -> usize {
-        self.subscriptions
-            .get(subscription)
-            .map_or(0, |it| it.messages.len())
+        self.subscriptions.get(subscription).map_or(0, |it| it.messages.len())
     }
 
     pub(crate) fn add_push_subscription(&mut self, push: &PushSubscription) {
@@ -144,47 +132,29 @@ impl PubSub {
         self.create_topic(topic);
         self.last_message += 1;
         let id = self.last_message.to_string();
-        let message = Arc::new(proto::PubsubMessage {
-            message_id: id.clone(),
-            publish_time: Some(timestamp(now)),
-            ..message
-        });
+        let message =
+            Arc::new(proto::PubsubMessage { message_id: id.clone(), publish_time: Some(timestamp(now)), ..message });
         if let Some(topic) = self.topics.get_mut(topic) {
             topic.published.push_back(message.clone());
             while topic.published.len() > self.keep {
                 topic.published.pop_front();
             }
         }
-        let Disorder {
-            duplicate,
-            reorder,
-            spread,
-        } = self.disorder;
-        for subscription in self
-            .subscriptions
-            .values_mut()
-            .filter(|it| it.subscription.topic == topic)
-        {
+        let Disorder { duplicate, reorder, spread } = self.disorder;
+        for subscription in self.subscriptions.values_mut().filter(|it| it.subscription.topic == topic) {
             subscription.enqueue(message.clone(), now, now);
             if rng.f64() < reorder {
                 subscription.hold_back_last(add(now, spread.mul_f64(rng.f64())));
             }
             if rng.f64() < duplicate {
-                let late = if rng.bool() {
-                    spread.mul_f64(rng.f64())
-                } else {
-                    Duration::ZERO
-                };
+                let late = if rng.bool() { spread.mul_f64(rng.f64()) } else { Duration::ZERO };
                 subscription.enqueue(message.clone(), now, add(now, late));
             }
         }
         id
     }
 
-    pub(crate) fn call_create_topic(
-        &mut self,
-        request: proto::Topic,
-    ) -> Result<proto::Topic, Status> {
+    pub(crate) fn call_create_topic(&mut self, request: proto::Topic) -> Result<proto::Topic, Status> {
         rules::resource_name(&request.name, "topics")?;
         if self.topics.contains_key(&request.name) {
             return Err(Status::already_exists(format!(
@@ -199,14 +169,8 @@ impl PubSub {
         Ok(request)
     }
 
-    pub(crate) fn call_get_topic(
-        &self,
-        request: &proto::GetTopicRequest,
-    ) -> Result<proto::Topic, Status> {
-        let topic = self
-            .topics
-            .get(&request.topic)
-            .ok_or_else(|| not_found(&request.topic))?;
+    pub(crate) fn call_get_topic(&self, request: &proto::GetTopicRequest) -> Result<proto::Topic, Status> {
+        let topic = self.topics.get(&request.topic).ok_or_else(|| not_found(&request.topic))?;
         Ok(topic.topic.clone())
     }
 
@@ -218,21 +182,13 @@ impl PubSub {
         let names = self.topics.keys().filter(|name| name.starts_with(&prefix));
         let (names, next_page_token) = page(names, request.page_size, &request.page_token)?;
         Ok(proto::ListTopicsResponse {
-            topics: names
-                .iter()
-                .map(|name| self.topics[name].topic.clone())
-                .collect(),
+            topics: names.iter().map(|name| self.topics[name].topic.clone()).collect(),
             next_page_token,
         })
     }
 
-    pub(crate) fn call_delete_topic(
-        &mut self,
-        request: &proto::DeleteTopicRequest,
-    ) -> Result<(), Status> {
-        self.topics
-            .remove(&request.topic)
-            .ok_or_else(|| not_found(&request.topic))?;
+    pub(crate) fn call_delete_topic(&mut self, request: &proto::DeleteTopicRequest) -> Result<(), Status> {
+        self.topics.remove(&request.topic).ok_or_else(|| not_found(&request.topic))?;
         for subscription in self.subscriptions.values_mut() {
             if subscription.subscription.topic == request.topic {
                 "_deleted-topic_".clone_into(&mut subscription.subscription.topic);
@@ -247,18 +203,19 @@ impl PubSub {
         rng: &mut fastrand::Rng,
         request: proto::PublishRequest,
     ) -> Result<proto::PublishResponse, Status> {
-        rules::resource_name(&request.topic, "topics")?;
         check_publish(&request)?;
-        if !self.topics.contains_key(&request.topic) && !self.auto_create {
-            return Err(not_found(&request.topic));
+        if !self.topics.contains_key(&request.topic) {
+            rules::resource_name(&request.topic, "topics")?;
+            if !self.auto_create {
+                return Err(not_found(&request.topic));
+            }
         }
         let messages = request.messages.into_iter();
-        let message_ids = messages
-            .map(|message| self.publish(now, rng, &request.topic, message))
-            .collect();
+        let message_ids = messages.map(|message| self.publish(now, rng, &request.topic, message)).collect();
         Ok(proto::PublishResponse { message_ids })
     }
 
+    /// Filters, dead letters, ordered and exactly-once delivery are kept in the subscription and not applied.
     pub(crate) fn call_create_subscription(
         &mut self,
         request: proto::Subscription,
@@ -284,8 +241,7 @@ impl PubSub {
             }
         }
         let subscription = Subscription::new(request.clone(), self.push_form);
-        self.subscriptions
-            .insert(request.name.clone(), subscription);
+        self.subscriptions.insert(request.name.clone(), subscription);
         Ok(request)
     }
 
@@ -293,10 +249,7 @@ impl PubSub {
         &self,
         request: &proto::GetSubscriptionRequest,
     ) -> Result<proto::Subscription, Status> {
-        Ok(self
-            .subscription(&request.subscription)?
-            .subscription
-            .clone())
+        Ok(self.subscription(&request.subscription)?.subscription.clone())
     }
 
     pub(crate) fn call_list_subscriptions(
@@ -304,16 +257,10 @@ impl PubSub {
         request: &proto::ListSubscriptionsRequest,
     ) -> Result<proto::ListSubscriptionsResponse, Status> {
         let prefix = format!("{}/subscriptions/", request.project);
-        let names = self
-            .subscriptions
-            .keys()
-            .filter(|name| name.starts_with(&prefix));
+        let names = self.subscriptions.keys().filter(|name| name.starts_with(&prefix));
         let (names, next_page_token) = page(names, request.page_size, &request.page_token)?;
         Ok(proto::ListSubscriptionsResponse {
-            subscriptions: names
-                .iter()
-                .map(|name| self.subscriptions[name].subscription.clone())
-                .collect(),
+            subscriptions: names.iter().map(|name| self.subscriptions[name].subscription.clone()).collect(),
             next_page_token,
         })
     }
@@ -322,10 +269,7 @@ impl PubSub {
         &mut self,
         request: &proto::DeleteSubscriptionRequest,
     ) -> Result<(), Status> {
-        self.subscriptions
-            .remove(&request.subscription)
-            .map(drop)
-            .ok_or_else(|| not_found(&request.subscription))
+        self.subscriptions.remove(&request.subscription).map(drop).ok_or_else(|| not_found(&request.subscription))
     }
 
     /// Takes what is due, or nothing.
@@ -334,19 +278,13 @@ impl PubSub {
         now: DateTime<Utc>,
         request: &proto::PullRequest,
     ) -> Result<proto::PullResponse, Status> {
-        let max = usize::try_from(request.max_messages)
-            .unwrap_or(0)
-            .min(MAX_PULL);
+        let max = usize::try_from(request.max_messages).unwrap_or(0).min(MAX_PULL);
         if max == 0 {
-            return Err(Status::invalid_argument(
-                "max_messages must be greater than 0",
-            ));
+            return Err(Status::invalid_argument("max_messages must be greater than 0"));
         }
         let subscription = self.subscription_mut(&request.subscription)?;
         if subscription.endpoint().is_some() {
-            return Err(Status::failed_precondition(
-                "a push subscription cannot be pulled from",
-            ));
+            return Err(Status::failed_precondition("a push subscription cannot be pulled from"));
         }
         let deadline = subscription.ack_deadline;
         let mut received_messages = Vec::new();
@@ -365,18 +303,11 @@ impl PubSub {
 
     /// When the subscription has something to pull, as far as is known now.
     pub(crate) fn next_pull(&self, subscription: &str) -> Option<DateTime<Utc>> {
-        self.subscriptions
-            .get(subscription)?
-            .due
-            .first()
-            .map(|(due, _)| *due)
+        self.subscriptions.get(subscription)?.due.first().map(|(due, _)| *due)
     }
 
     /// Late acknowledgements count too, as they mostly do with the service; unknown ids are ignored.
-    pub(crate) fn call_acknowledge(
-        &mut self,
-        request: &proto::AcknowledgeRequest,
-    ) -> Result<(), Status> {
+    pub(crate) fn call_acknowledge(&mut self, request: &proto::AcknowledgeRequest) -> Result<(), Status> {
         let subscription = self.subscription_mut(&request.subscription)?;
         for sequence in request.ack_ids.iter().filter_map(|id| sequence(id)) {
             subscription.acknowledge(sequence);
@@ -405,23 +336,13 @@ impl PubSub {
         Ok(())
     }
 
-    pub(crate) fn call_modify_push_config(
-        &mut self,
-        request: proto::ModifyPushConfigRequest,
-    ) -> Result<(), Status> {
-        self.subscription_mut(&request.subscription)?
-            .subscription
-            .push_config = request.push_config;
+    pub(crate) fn call_modify_push_config(&mut self, request: proto::ModifyPushConfigRequest) -> Result<(), Status> {
+        self.subscription_mut(&request.subscription)?.subscription.push_config = request.push_config;
         Ok(())
     }
 
     /// Takes up to `max` push deliveries that are due; each counts as under way until its ack deadline.
-    pub(crate) fn take_deliveries(
-        &mut self,
-        now: DateTime<Utc>,
-        clock: &Clock,
-        max: usize,
-    ) -> Vec<Delivery> {
+    pub(crate) fn take_deliveries(&mut self, now: DateTime<Utc>, clock: &Clock, max: usize) -> Vec<Delivery> {
         let mut taken = Vec::new();
         for (name, subscription) in &mut self.subscriptions {
             let Some(endpoint) = subscription.endpoint().map(str::to_owned) else {
@@ -432,8 +353,7 @@ impl PubSub {
             while taken.len() < max
                 && let Some(sequence) =
                     // A push that is never settled is a refusal at its deadline.
-                    subscription
-                        .lease(now, |attempts| deadline + wait(clock, backoff, attempts))
+                    subscription.lease(now, |attempts| deadline + wait(clock, backoff, attempts))
             {
                 let outstanding = &subscription.messages[&sequence];
                 taken.push(Delivery {
@@ -458,36 +378,20 @@ impl PubSub {
     }
 
     pub(crate) fn next_delivery(&self) -> Option<DateTime<Utc>> {
-        let pushed = self
-            .subscriptions
-            .values()
-            .filter(|it| it.endpoint().is_some());
-        pushed
-            .filter_map(|it| it.due.first().map(|(due, _)| *due))
-            .min()
+        let pushed = self.subscriptions.values().filter(|it| it.endpoint().is_some());
+        pushed.filter_map(|it| it.due.first().map(|(due, _)| *due)).min()
     }
 
     /// What the endpoint answered to a delivery; an attempt that has been overtaken by another can still acknowledge.
-    pub(crate) fn settle(
-        &mut self,
-        now: DateTime<Utc>,
-        clock: &Clock,
-        delivery: &Delivery,
-        acknowledged: bool,
-    ) {
-        let (Ok(subscription), Some(sequence)) = (
-            self.subscription_mut(&delivery.subscription),
-            sequence(&delivery.ack_id),
-        ) else {
+    pub(crate) fn settle(&mut self, now: DateTime<Utc>, clock: &Clock, delivery: &Delivery, acknowledged: bool) {
+        let (Ok(subscription), Some(sequence)) =
+            (self.subscription_mut(&delivery.subscription), sequence(&delivery.ack_id))
+        else {
             return;
         };
         if acknowledged {
             subscription.acknowledge(sequence);
-        } else if subscription
-            .messages
-            .get(&sequence)
-            .is_some_and(|it| it.attempts == delivery.attempt)
-        {
+        } else if subscription.messages.get(&sequence).is_some_and(|it| it.attempts == delivery.attempt) {
             subscription.refuse(now, clock, sequence);
         }
     }
@@ -497,9 +401,7 @@ impl PubSub {
     }
 
     fn subscription_mut(&mut self, name: &str) -> Result<&mut Subscription, Status> {
-        self.subscriptions
-            .get_mut(name)
-            .ok_or_else(|| not_found(name))
+        self.subscriptions.get_mut(name).ok_or_else(|| not_found(name))
     }
 }
 
@@ -520,20 +422,16 @@ fn check_publish(request: &proto::PublishRequest) -> Result<(), Status> {
             return invalid(format!("messages[{at}].attributes: more than 100"));
         }
         if message.ordering_key.len() > 1024 {
-            return invalid(format!(
-                "messages[{at}].ordering_key: longer than 1024 bytes"
-            ));
+            return invalid(format!("messages[{at}].ordering_key: longer than 1024 bytes"));
         }
-        for (key, value) in &message.attributes {
+        for (key, value) in message.attributes.iter().collect::<BTreeMap<_, _>>() {
             if key.is_empty() || key.len() > 256 || key.starts_with("goog") {
                 return invalid(format!(
                     "messages[{at}].attributes: the key `{key}` is empty, longer than 256 bytes or reserved"
                 ));
             }
             if value.len() > 1024 {
-                return invalid(format!(
-                    "messages[{at}].attributes[{key}]: longer than 1024 bytes"
-                ));
+                return invalid(format!("messages[{at}].attributes[{key}]: longer than 1024 bytes"));
             }
         }
     }
@@ -550,11 +448,7 @@ fn page<'a>(
         Ok(size) => size.min(MAX_PAGE),
         Err(_) => return Err(Status::invalid_argument("page_size must not be negative")),
     };
-    let mut names: Vec<String> = names
-        .filter(|name| name.as_str() > page_token)
-        .take(size + 1)
-        .cloned()
-        .collect();
+    let mut names: Vec<String> = names.filter(|name| name.as_str() > page_token).take(size + 1).cloned().collect();
     let more = names.len() > size;
     names.truncate(size);
     let token = if more { names.last().cloned() } else { None };
@@ -566,10 +460,7 @@ fn sequence(ack_id: &str) -> Option<u64> {
 }
 
 fn not_found(name: &str) -> Status {
-    Status::not_found(format!(
-        "Resource not found (resource={}).",
-        last_part(name)
-    ))
+    Status::not_found(format!("Resource not found (resource={}).", last_part(name)))
 }
 
 fn last_part(name: &str) -> &str {

@@ -1,5 +1,6 @@
 //! Push delivery: the forms a message takes on its way to an endpoint, and the loop that carries it there.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -95,10 +96,7 @@ impl Form {
                     ("ce-id", message.message_id.clone()),
                     ("ce-source", format!("//pubsub.googleapis.com/{topic}")),
                     ("ce-specversion", "1.0".to_owned()),
-                    (
-                        "ce-type",
-                        "google.cloud.pubsub.topic.v1.messagePublished".to_owned(),
-                    ),
+                    ("ce-type", "google.cloud.pubsub.topic.v1.messagePublished".to_owned()),
                     ("ce-time", publish_time(message)),
                 ];
                 headers.extend(event.map(|(name, value)| (name.to_owned(), value)));
@@ -107,10 +105,7 @@ impl Form {
                     message_json.insert("data".to_owned(), BASE64.encode(&message.data).into());
                 }
                 if !message.ordering_key.is_empty() {
-                    message_json.insert(
-                        "orderingKey".to_owned(),
-                        message.ordering_key.clone().into(),
-                    );
+                    message_json.insert("orderingKey".to_owned(), message.ordering_key.clone().into());
                 }
                 let body = json!({"message": message_json, "subscription": subscription, "deliveryAttempt": attempt});
                 body.to_string().into_bytes()
@@ -125,11 +120,7 @@ impl Form {
             Form::Event => {
                 let mut attributes: Vec<_> = message.attributes.clone().into_iter().collect();
                 attributes.sort();
-                headers.extend(
-                    attributes
-                        .into_iter()
-                        .filter(|(name, _)| name.starts_with("ce-")),
-                );
+                headers.extend(attributes.into_iter().filter(|(name, _)| name.starts_with("ce-")));
                 message.data.clone()
             }
         };
@@ -138,10 +129,9 @@ impl Form {
         // An endpoint that is no URI fails when it is connected to, with its text in the log.
         *request.uri_mut() = endpoint.parse().unwrap_or_default();
         for (name, value) in headers {
-            if let (Ok(name), Ok(value)) = (
-                http::HeaderName::from_bytes(name.as_bytes()),
-                http::HeaderValue::from_str(&value),
-            ) {
+            if let (Ok(name), Ok(value)) =
+                (http::HeaderName::from_bytes(name.as_bytes()), http::HeaderValue::from_str(&value))
+            {
                 request.headers_mut().insert(name, value);
             }
         }
@@ -153,11 +143,9 @@ impl Form {
 fn message_json(message: &PubsubMessage) -> Map<String, Value> {
     let mut json = Map::new();
     if !message.attributes.is_empty() {
-        let attributes = message
-            .attributes
-            .iter()
-            .map(|(key, value)| (key.clone(), value.clone().into()));
-        json.insert("attributes".to_owned(), Value::Object(attributes.collect()));
+        // Sorted, whatever order the JSON map keeps: one history has one wire form.
+        let attributes: BTreeMap<_, _> = message.attributes.iter().collect();
+        json.insert("attributes".to_owned(), json!(attributes));
     }
     for key in ["messageId", "message_id"] {
         json.insert(key.to_owned(), message.message_id.clone().into());
@@ -170,10 +158,8 @@ fn message_json(message: &PubsubMessage) -> Map<String, Value> {
 
 fn publish_time(message: &PubsubMessage) -> String {
     let time = message.publish_time.unwrap_or_default();
-    let time =
-        DateTime::<Utc>::from_timestamp(time.seconds, u32::try_from(time.nanos).unwrap_or(0));
-    time.unwrap_or_default()
-        .to_rfc3339_opts(SecondsFormat::Millis, true)
+    let time = DateTime::<Utc>::from_timestamp(time.seconds, u32::try_from(time.nanos).unwrap_or(0));
+    time.unwrap_or_default().to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 /// Carries deliveries and lets time pass for what nobody looks at, until the last handle of the emulator is gone.
@@ -236,21 +222,13 @@ pub(crate) async fn post(request: Request<Bytes>) -> Result<StatusCode, String> 
     let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
         return Err(format!("endpoint `{uri}` is not an http:// URL"));
     };
-    let address = format!(
-        "{}:{}",
-        authority.host(),
-        authority.port_u16().unwrap_or(80)
-    );
-    let stream = tokio::net::TcpStream::connect(&address)
-        .await
-        .map_err(|error| format!("{address}: {error}"))?;
+    let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
+    let stream = tokio::net::TcpStream::connect(&address).await.map_err(|error| format!("{address}: {error}"))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| format!("{address}: {error}"))?;
     let (mut parts, body) = request.into_parts();
-    parts.uri = uri
-        .path_and_query()
-        .map_or_else(Uri::default, |path| Uri::from(path.clone()));
+    parts.uri = uri.path_and_query().map_or_else(Uri::default, |path| Uri::from(path.clone()));
     if let Ok(host) = http::HeaderValue::from_str(authority.as_str()) {
         parts.headers.insert(http::header::HOST, host);
     }
@@ -262,7 +240,5 @@ pub(crate) async fn post(request: Request<Bytes>) -> Result<StatusCode, String> 
         // It may end right behind the answer, which is then there already.
         Either::Right((_, answer)) => answer.await,
     };
-    answer
-        .map(|answer| answer.status())
-        .map_err(|error| format!("{address}: {error}"))
+    answer.map(|answer| answer.status()).map_err(|error| format!("{address}: {error}"))
 }

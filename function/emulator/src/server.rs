@@ -46,10 +46,7 @@ impl Emulator {
     /// Serves one connection to its end: HTTP/2 with prior knowledge, over anything that carries bytes.
     pub async fn serve_connection(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let mut server = auto::Builder::new(TokioExecutor::new());
-        server
-            .http2()
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20);
+        server.http2().initial_stream_window_size(1 << 20).initial_connection_window_size(4 << 20);
         let emulator = self.clone();
         let service = service_fn(move |request| {
             let emulator = emulator.clone();
@@ -75,27 +72,16 @@ impl Emulator {
             Err(status) => return grpc::respond(Err(status)),
         };
         let size = messages.iter().map(Bytes::len).sum();
-        let (call, fault) = self.shared.with(|state| {
-            state.receive(Call {
-                path: path.clone(),
-                headers,
-                size,
-                at: state.now,
-                answer: None,
-            })
-        });
+        let (call, fault) = self
+            .shared
+            .with(|state| state.receive(Call { path: path.clone(), headers, size, at: state.now, answer: None }));
         let answer = self.answer_with(fault, path, messages).await;
         let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
         self.shared.with(|state| state.answered(call, code));
         grpc::respond(answer)
     }
 
-    async fn answer_with(
-        &self,
-        fault: Option<What>,
-        path: String,
-        messages: Vec<Bytes>,
-    ) -> Result<Vec<Bytes>, Status> {
+    async fn answer_with(&self, fault: Option<What>, path: String, messages: Vec<Bytes>) -> Result<Vec<Bytes>, Status> {
         match fault {
             None => self.call(&path, messages).await,
             Some(What::Code(code, text)) => Err(Status::new(code, text)),
@@ -109,8 +95,7 @@ impl Emulator {
                     tokio::time::sleep(delay).await;
                     emulator.call(&path, messages).await
                 });
-                late.await
-                    .unwrap_or_else(|error| Err(Status::internal(error.to_string())))
+                late.await.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
             }
             Some(What::Hang) => std::future::pending().await,
             Some(What::LoseAnswer) => {

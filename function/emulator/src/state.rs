@@ -68,38 +68,22 @@ impl Shared {
     }
 
     /// For the pump, which must not wake itself: who carries, what is due, and when to look again.
-    pub(crate) fn due_deliveries(
-        &self,
-        max: usize,
-    ) -> (Push, Vec<Delivery>, Option<DateTime<Utc>>) {
+    pub(crate) fn due_deliveries(&self, max: usize) -> (Push, Vec<Delivery>, Option<DateTime<Utc>>) {
         let mut state = self.lock();
         let state = &mut *state;
         let carried = !matches!(state.push, Push::Held);
-        let deliveries = if carried {
-            state.pubsub.take_deliveries(state.now, &state.clock, max)
-        } else {
-            Vec::new()
-        };
+        let deliveries = if carried { state.pubsub.take_deliveries(state.now, &state.clock, max) } else { Vec::new() };
         let next = [
             state.pubsub.next_delivery().filter(|_| carried),
             state.dataproc.next_event(),
             state.ticks.values().map(|ticks| ticks.next).min(),
         ];
-        (
-            state.push.clone(),
-            deliveries,
-            next.into_iter().flatten().min(),
-        )
+        (state.push.clone(), deliveries, next.into_iter().flatten().min())
     }
 
     pub(crate) fn settle(&self, delivery: &Delivery, status: StatusCode) {
         self.with(|state| {
-            state.pubsub.settle(
-                state.now,
-                &state.clock,
-                delivery,
-                delivery.form.acknowledges(status),
-            );
+            state.pubsub.settle(state.now, &state.clock, delivery, delivery.form.acknowledges(status));
         });
     }
 }
@@ -108,34 +92,18 @@ impl State {
     fn pass_time(&mut self, now: DateTime<Utc>) {
         self.now = self.now.max(now);
         while let Some((topic, at)) = self.due_tick() {
-            let message = PubsubMessage {
-                data: b"tick".to_vec(),
-                ..PubsubMessage::default()
-            };
+            let message = PubsubMessage { data: b"tick".to_vec(), ..PubsubMessage::default() };
             self.pubsub.publish(at, &mut self.rng, &topic, message);
         }
         loop {
-            let State {
-                now,
-                clock,
-                rng,
-                storage,
-                dataproc,
-                ..
-            } = self;
-            if !dataproc.happen(&mut Surroundings {
-                now: *now,
-                clock,
-                rng,
-                storage,
-            }) {
+            let State { now, clock, rng, storage, dataproc, .. } = self;
+            if !dataproc.happen(&mut Surroundings { now: *now, clock, rng, storage }) {
                 break;
             }
         }
         for entry in std::mem::take(&mut self.dataproc.audit) {
             if let Some(topic) = &self.audit_topic {
-                self.pubsub
-                    .publish(self.now, &mut self.rng, topic, entry.message());
+                self.pubsub.publish(self.now, &mut self.rng, topic, entry.message());
             }
         }
     }
@@ -160,9 +128,7 @@ impl State {
     }
 
     pub(crate) fn answered(&mut self, call: u64, code: Code) {
-        let index = call
-            .checked_sub(self.forgotten_calls + 1)
-            .and_then(|index| usize::try_from(index).ok());
+        let index = call.checked_sub(self.forgotten_calls + 1).and_then(|index| usize::try_from(index).ok());
         if let Some(call) = index.and_then(|index| self.calls.get_mut(index)) {
             call.answer = Some(code);
         }
@@ -172,23 +138,7 @@ impl State {
         &mut self,
         call: impl FnOnce(&mut Dataproc, &mut Surroundings<'_>) -> Result<T, Status>,
     ) -> Result<T, Status> {
-        let State {
-            now,
-            clock,
-            rng,
-            storage,
-            dataproc,
-            ..
-        } = self;
-        call(
-            dataproc,
-            &mut Surroundings {
-                now: *now,
-                clock,
-                rng,
-                storage,
-            },
-        )
+        let State { now, clock, rng, storage, dataproc, .. } = self;
+        call(dataproc, &mut Surroundings { now: *now, clock, rng, storage })
     }
 }
-

@@ -57,12 +57,7 @@ macro_rules! preconditions {
 
 impl Storage {
     pub(crate) fn new(auto_create: bool, one_write_a_second: bool) -> Storage {
-        Storage {
-            buckets: BTreeMap::new(),
-            last_generation: 0,
-            auto_create,
-            one_write_a_second,
-        }
+        Storage { buckets: BTreeMap::new(), last_generation: 0, auto_create, one_write_a_second }
     }
 
     pub(crate) fn create_bucket(&mut self, name: &str) {
@@ -88,13 +83,7 @@ impl Storage {
     }
 
     /// Puts an object there from outside, beside all preconditions and rates. Its generation.
-    pub(crate) fn put(
-        &mut self,
-        now: DateTime<Utc>,
-        bucket: &str,
-        name: &str,
-        content: Bytes,
-    ) -> i64 {
+    pub(crate) fn put(&mut self, now: DateTime<Utc>, bucket: &str, name: &str, content: Bytes) -> i64 {
         let resource = proto::Object {
             name: name.to_owned(),
             bucket: format!("projects/_/buckets/{bucket}"),
@@ -104,9 +93,7 @@ impl Storage {
     }
 
     pub(crate) fn remove(&mut self, bucket: &str, name: &str) -> bool {
-        self.buckets
-            .get_mut(bucket)
-            .is_some_and(|bucket| bucket.objects.remove(name).is_some())
+        self.buckets.get_mut(bucket).is_some_and(|bucket| bucket.objects.remove(name).is_some())
     }
 
     pub(crate) fn call_create_bucket(
@@ -117,13 +104,9 @@ impl Storage {
         let id = request.bucket_id;
         if id.len() < 3
             || id.len() > 222
-            || !id
-                .bytes()
-                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.'))
+            || !id.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.'))
         {
-            return Err(Status::invalid_argument(format!(
-                "Invalid bucket name: '{id}'"
-            )));
+            return Err(Status::invalid_argument(format!("Invalid bucket name: '{id}'")));
         }
         if self.has_bucket(&id) {
             return Err(Status::already_exists(
@@ -141,10 +124,7 @@ impl Storage {
         })
     }
 
-    pub(crate) fn call_get_bucket(
-        &self,
-        request: &proto::GetBucketRequest,
-    ) -> Result<proto::Bucket, Status> {
+    pub(crate) fn call_get_bucket(&self, request: &proto::GetBucketRequest) -> Result<proto::Bucket, Status> {
         let id = bucket_id(&request.name)?;
         if !self.has_bucket(id) {
             return Err(no_bucket());
@@ -157,10 +137,7 @@ impl Storage {
         })
     }
 
-    pub(crate) fn call_get(
-        &self,
-        request: &proto::GetObjectRequest,
-    ) -> Result<proto::Object, Status> {
+    pub(crate) fn call_get(&self, request: &proto::GetObjectRequest) -> Result<proto::Object, Status> {
         let stored = self.find(&request.bucket, &request.object, request.generation)?;
         preconditions!(request).check(Some(stored))?;
         Ok(stored.object.clone())
@@ -178,10 +155,7 @@ impl Storage {
         let mut answers: Vec<_> = content
             .chunks(MAX_READ_CHUNK)
             .map(|chunk| proto::ReadObjectResponse {
-                checksummed_data: Some(proto::ChecksummedData {
-                    content: chunk.to_vec(),
-                    crc32c: Some(crc32c(chunk)),
-                }),
+                checksummed_data: Some(proto::ChecksummedData { content: chunk.to_vec(), crc32c: Some(crc32c(chunk)) }),
                 ..proto::ReadObjectResponse::default()
             })
             .collect();
@@ -190,11 +164,8 @@ impl Storage {
         }
         answers[0].metadata = Some(stored.object.clone());
         answers[0].object_checksums = stored.object.checksums.clone();
-        answers[0].content_range = Some(proto::ContentRange {
-            start: length(start),
-            end: length(end),
-            complete_length: length(size),
-        });
+        answers[0].content_range =
+            Some(proto::ContentRange { start: length(start), end: length(end), complete_length: length(size) });
         Ok(answers)
     }
 
@@ -205,20 +176,17 @@ impl Storage {
     ) -> Result<proto::WriteObjectResponse, Status> {
         let (spec, content) = assemble(requests)?;
         let preconditions = preconditions!(spec);
-        let resource = spec
-            .resource
-            .ok_or_else(|| Status::invalid_argument("write_object_spec.resource is required"))?;
+        let resource =
+            spec.resource.ok_or_else(|| Status::invalid_argument("write_object_spec.resource is required"))?;
         let bucket = bucket_id(&resource.bucket)?.to_owned();
         check_name(&resource.name)?;
         if !self.has_bucket(&bucket) && !self.auto_create {
             return Err(no_bucket());
         }
-        let current = self
-            .buckets
-            .get(&bucket)
-            .and_then(|bucket| bucket.objects.get(&resource.name));
+        let current = self.buckets.get(&bucket).and_then(|bucket| bucket.objects.get(&resource.name));
         preconditions.check(current)?;
         self.check_rate(now, &bucket, &resource.name)?;
+        self.note_mutation(now, &bucket, &resource.name);
         let object = self.store(now, &bucket, resource, content);
         Ok(proto::WriteObjectResponse {
             persisted_data_checksums: None,
@@ -240,18 +208,9 @@ impl Storage {
         Ok(())
     }
 
-    pub(crate) fn call_list(
-        &self,
-        request: &proto::ListObjectsRequest,
-    ) -> Result<proto::ListObjectsResponse, Status> {
-        if request.versions
-            || request.soft_deleted
-            || !request.match_glob.is_empty()
-            || !request.filter.is_empty()
-        {
-            return Err(Status::unimplemented(
-                "versions, soft_deleted, match_glob and filter are not supported",
-            ));
+    pub(crate) fn call_list(&self, request: &proto::ListObjectsRequest) -> Result<proto::ListObjectsResponse, Status> {
+        if request.versions || request.soft_deleted || !request.match_glob.is_empty() || !request.filter.is_empty() {
+            return Err(Status::unimplemented("versions, soft_deleted, match_glob and filter are not supported"));
         }
         let page = match usize::try_from(request.page_size) {
             Ok(0) => MAX_PAGE,
@@ -260,21 +219,12 @@ impl Storage {
         };
         let mut answer = proto::ListObjectsResponse::default();
         let Some(bucket) = self.buckets.get(bucket_id(&request.parent)?) else {
-            return if self.auto_create {
-                Ok(answer)
-            } else {
-                Err(no_bucket())
-            };
+            return if self.auto_create { Ok(answer) } else { Err(no_bucket()) };
         };
-        let from = request
-            .prefix
-            .as_str()
-            .max(&request.lexicographic_start)
-            .max(&request.page_token);
+        let from = request.prefix.as_str().max(&request.lexicographic_start).max(&request.page_token);
         let mut last = request.page_token.as_str();
         for (name, stored) in bucket.objects.range(from.to_owned()..) {
-            let past_end =
-                !request.lexicographic_end.is_empty() && *name >= request.lexicographic_end;
+            let past_end = !request.lexicographic_end.is_empty() && *name >= request.lexicographic_end;
             if past_end || !name.starts_with(&request.prefix) {
                 break;
             }
@@ -310,17 +260,12 @@ impl Storage {
     }
 
     fn check_rate(&self, now: DateTime<Utc>, bucket: &str, name: &str) -> Result<(), Status> {
-        let last = self
-            .buckets
-            .get(bucket)
-            .and_then(|bucket| bucket.last_mutation.get(name));
+        let last = self.buckets.get(bucket).and_then(|bucket| bucket.last_mutation.get(name));
         match last {
-            Some(last) if now - last < TimeDelta::seconds(1) => {
-                Err(Status::resource_exhausted(format!(
-                    "The object {bucket}/{name} exceeded the rate limit for object mutation operations (create, update, and \
+            Some(last) if now - last < TimeDelta::seconds(1) => Err(Status::resource_exhausted(format!(
+                "The object {bucket}/{name} exceeded the rate limit for object mutation operations (create, update, and \
                  delete). Please reduce your request rate. See https://cloud.google.com/storage/docs/gcs429."
-                )))
-            }
+            ))),
             _ => Ok(()),
         }
     }
@@ -332,16 +277,9 @@ impl Storage {
         }
     }
 
-    fn store(
-        &mut self,
-        now: DateTime<Utc>,
-        bucket: &str,
-        resource: proto::Object,
-        content: Bytes,
-    ) -> proto::Object {
+    fn store(&mut self, now: DateTime<Utc>, bucket: &str, resource: proto::Object, content: Bytes) -> proto::Object {
         // The service's generations are microseconds of its clock, and increase.
         self.last_generation = now.timestamp_micros().max(self.last_generation + 1);
-        self.note_mutation(now, bucket, &resource.name);
         let name = resource.name.clone();
         let object = proto::Object {
             generation: self.last_generation,
@@ -352,16 +290,10 @@ impl Storage {
             create_time: Some(timestamp(now)),
             update_time: Some(timestamp(now)),
             finalize_time: Some(timestamp(now)),
-            checksums: Some(proto::ObjectChecksums {
-                crc32c: Some(crc32c(&content)),
-                md5_hash: Vec::new(),
-            }),
+            checksums: Some(proto::ObjectChecksums { crc32c: Some(crc32c(&content)), md5_hash: Vec::new() }),
             ..resource
         };
-        let stored = Stored {
-            object: object.clone(),
-            content,
-        };
+        let stored = Stored { object: object.clone(), content };
         let bucket = self.buckets.entry(bucket.to_owned()).or_default();
         bucket.objects.insert(name, stored);
         object
@@ -373,24 +305,16 @@ impl Preconditions {
     fn check(self, current: Option<&Stored>) -> Result<(), Status> {
         let generation = current.map_or(0, |stored| stored.object.generation);
         let metageneration = current.map_or(0, |stored| stored.object.metageneration);
-        for (wanted, is) in [
-            (self.generation, generation),
-            (self.metageneration, metageneration),
-        ] {
+        for (wanted, is) in [(self.generation, generation), (self.metageneration, metageneration)] {
             if wanted.is_some_and(|wanted| wanted != is) {
                 return Err(Status::failed_precondition(
                     "At least one of the pre-conditions you specified did not hold.",
                 ));
             }
         }
-        for (unwanted, is) in [
-            (self.generation_not, generation),
-            (self.metageneration_not, metageneration),
-        ] {
+        for (unwanted, is) in [(self.generation_not, generation), (self.metageneration_not, metageneration)] {
             if unwanted == Some(is) {
-                return Err(Status::aborted(
-                    "The object has not changed: the not-match precondition did not hold.",
-                ));
+                return Err(Status::aborted("The object has not changed: the not-match precondition did not hold."));
             }
         }
         Ok(())
@@ -398,9 +322,7 @@ impl Preconditions {
 }
 
 /// Puts the messages of a one-shot write together.
-fn assemble(
-    requests: Vec<proto::WriteObjectRequest>,
-) -> Result<(proto::WriteObjectSpec, Bytes), Status> {
+fn assemble(requests: Vec<proto::WriteObjectRequest>) -> Result<(proto::WriteObjectSpec, Bytes), Status> {
     let invalid = |text: &str| Status::invalid_argument(text.to_owned());
     let mut spec = None;
     let mut content = Vec::new();
@@ -417,9 +339,7 @@ fn assemble(
             }
             (0, None) => return Err(invalid("the first message must have a write_object_spec")),
             (_, Some(_)) => {
-                return Err(invalid(
-                    "only the first message may have a write_object_spec",
-                ));
+                return Err(invalid("only the first message may have a write_object_spec"));
             }
             (_, None) => {}
         }
@@ -430,10 +350,7 @@ fn assemble(
                 content.len()
             )));
         }
-        checksum = request
-            .object_checksums
-            .and_then(|checksums| checksums.crc32c)
-            .or(checksum);
+        checksum = request.object_checksums.and_then(|checksums| checksums.crc32c).or(checksum);
         if let Some(Data::ChecksummedData(data)) = request.data {
             if data.content.len() > MAX_READ_CHUNK {
                 return Err(invalid("checksummed_data.content is larger than 2 MiB"));
@@ -447,13 +364,8 @@ fn assemble(
     if !finished {
         return Err(invalid("the write ended without finish_write"));
     }
-    if spec
-        .object_size
-        .is_some_and(|size| size != length(content.len()))
-    {
-        return Err(invalid(
-            "write_object_spec.object_size is not the size of what was written",
-        ));
+    if spec.object_size.is_some_and(|size| size != length(content.len())) {
+        return Err(invalid("write_object_spec.object_size is not the size of what was written"));
     }
     check_crc32c(checksum, &content)?;
     Ok((spec, content.into()))
@@ -472,15 +384,9 @@ fn check_crc32c(claimed: Option<u32>, content: &[u8]) -> Result<(), Status> {
 /// The bytes that a read asks for; a negative offset counts from the end, a limit of 0 is none.
 fn read_range(size: usize, offset: i64, limit: i64) -> Result<(usize, usize), Status> {
     let distance = usize::try_from(offset.unsigned_abs()).unwrap_or(usize::MAX);
-    let start = if offset < 0 {
-        size.saturating_sub(distance)
-    } else {
-        distance
-    };
+    let start = if offset < 0 { size.saturating_sub(distance) } else { distance };
     if start > size || (start == size && size > 0 && offset > 0) {
-        return Err(Status::out_of_range(format!(
-            "read_offset {offset} is beyond the object's {size} bytes"
-        )));
+        return Err(Status::out_of_range(format!("read_offset {offset} is beyond the object's {size} bytes")));
     }
     match usize::try_from(limit) {
         Ok(0) => Ok((start, size)),
@@ -501,23 +407,12 @@ fn folder<'a>(name: &'a str, prefix: &str, delimiter: &str) -> Option<&'a str> {
 fn bucket_id(name: &str) -> Result<&str, Status> {
     name.strip_prefix("projects/_/buckets/")
         .filter(|id| !id.is_empty() && !id.contains('/'))
-        .ok_or_else(|| {
-            Status::invalid_argument(format!(
-                "Invalid bucket name: '{name}', want projects/_/buckets/NAME"
-            ))
-        })
+        .ok_or_else(|| Status::invalid_argument(format!("Invalid bucket name: '{name}', want projects/_/buckets/NAME")))
 }
 
 fn check_name(name: &str) -> Result<(), Status> {
-    if name.is_empty()
-        || name.len() > MAX_NAME
-        || name.contains(['\r', '\n'])
-        || name == "."
-        || name == ".."
-    {
-        return Err(Status::invalid_argument(format!(
-            "Invalid object name: {name:?}"
-        )));
+    if name.is_empty() || name.len() > MAX_NAME || name.contains(['\r', '\n']) || name == "." || name == ".." {
+        return Err(Status::invalid_argument(format!("Invalid object name: {name:?}")));
     }
     Ok(())
 }

@@ -41,24 +41,14 @@ impl Subscription {
     pub(crate) fn new(subscription: proto::Subscription, push_form: Form) -> Subscription {
         let policy = subscription.retry_policy.as_ref().map(|policy| {
             let of = |duration: &Option<prost_types::Duration>, default| {
-                duration
-                    .and_then(|it| Duration::try_from(it).ok())
-                    .unwrap_or(default)
+                duration.and_then(|it| Duration::try_from(it).ok()).unwrap_or(default)
             };
-            (
-                of(&policy.minimum_backoff, BACKOFF.0),
-                of(&policy.maximum_backoff, BACKOFF.1),
-            )
+            (of(&policy.minimum_backoff, BACKOFF.0), of(&policy.maximum_backoff, BACKOFF.1))
         });
-        let pushed = subscription
-            .push_config
-            .as_ref()
-            .is_some_and(|push| !push.push_endpoint.is_empty());
+        let pushed = subscription.push_config.as_ref().is_some_and(|push| !push.push_endpoint.is_empty());
         Subscription {
             form: push_form,
-            ack_deadline: Duration::from_secs(
-                u64::try_from(subscription.ack_deadline_seconds).unwrap_or(10),
-            ),
+            ack_deadline: Duration::from_secs(u64::try_from(subscription.ack_deadline_seconds).unwrap_or(10)),
             backoff: policy.or(pushed.then_some(BACKOFF)),
             subscription,
             messages: BTreeMap::new(),
@@ -72,23 +62,10 @@ impl Subscription {
         (!endpoint.is_empty()).then_some(endpoint)
     }
 
-    pub(crate) fn enqueue(
-        &mut self,
-        message: Arc<proto::PubsubMessage>,
-        published: DateTime<Utc>,
-        due: DateTime<Utc>,
-    ) {
+    pub(crate) fn enqueue(&mut self, message: Arc<proto::PubsubMessage>, published: DateTime<Utc>, due: DateTime<Utc>) {
         self.last_sequence += 1;
         self.due.insert((due, self.last_sequence));
-        self.messages.insert(
-            self.last_sequence,
-            Outstanding {
-                message,
-                published,
-                attempts: 0,
-                due,
-            },
-        );
+        self.messages.insert(self.last_sequence, Outstanding { message, published, attempts: 0, due });
     }
 
     pub(crate) fn hold_back_last(&mut self, until: DateTime<Utc>) {
@@ -97,21 +74,14 @@ impl Subscription {
 
     /// Hands out the next message that is due, and books its next time by `lease(attempts)`.
     pub(crate) fn lease(&mut self, now: DateTime<Utc>, lease: impl Fn(u32) -> Duration) -> Option<u64> {
-        let retention = if self.endpoint().is_some() {
-            PUSH_RETENTION
-        } else {
-            PULL_RETENTION
-        };
+        let retention = if self.endpoint().is_some() { PUSH_RETENTION } else { PULL_RETENTION };
         loop {
             let (due, sequence) = *self.due.first()?;
             if due > now {
                 return None;
             }
             let outstanding = self.messages.get_mut(&sequence)?;
-            if (now - outstanding.published)
-                .to_std()
-                .is_ok_and(|age| age > retention)
-            {
+            if (now - outstanding.published).to_std().is_ok_and(|age| age > retention) {
                 self.acknowledge(sequence);
                 continue;
             }
@@ -148,4 +118,3 @@ pub(crate) fn wait(clock: &Clock, backoff: Option<(Duration, Duration)>, attempt
         clock.shortened(first.saturating_mul(doubled).min(most))
     })
 }
-

@@ -13,9 +13,7 @@ use gcloud_sdk::google::cloud::dataproc::v1::workflow_template_service_client::W
 use gcloud_sdk::google::longrunning::operation::Result as Ended;
 use gcloud_sdk::google::longrunning::operations_client::OperationsClient;
 use gcloud_sdk::google::longrunning::{CancelOperationRequest, ListOperationsRequest, Operation};
-use inline_workflow_emulator::{
-    Emulator, Options, Outcome, Phase, RepeatedRequestId, Trouble, When,
-};
+use inline_workflow_emulator::{Emulator, Options, Outcome, Phase, RepeatedRequestId, Trouble, When};
 use prost::Message;
 use support::{PARENT, channel, end, get, metadata, request, states, step};
 use tonic::transport::Channel;
@@ -33,15 +31,9 @@ fn world() -> World {
 }
 
 impl World {
-    async fn instantiate(
-        &self,
-        request: proto::InstantiateInlineWorkflowTemplateRequest,
-    ) -> Result<Operation, Status> {
+    async fn instantiate(&self, request: proto::InstantiateInlineWorkflowTemplateRequest) -> Result<Operation, Status> {
         let mut client = WorkflowTemplateServiceClient::new(self.channel.clone());
-        client
-            .instantiate_inline_workflow_template(request)
-            .await
-            .map(tonic::Response::into_inner)
+        client.instantiate_inline_workflow_template(request).await.map(tonic::Response::into_inner)
     }
 
     async fn list(&self, filter: &str, page_size: i32, page_token: &str) -> (Vec<String>, String) {
@@ -52,15 +44,8 @@ impl World {
             page_token: page_token.to_owned(),
             ..ListOperationsRequest::default()
         };
-        let answer = OperationsClient::new(self.channel.clone())
-            .list_operations(request)
-            .await
-            .unwrap()
-            .into_inner();
-        (
-            answer.operations.into_iter().map(|it| it.name).collect(),
-            answer.next_page_token,
-        )
+        let answer = OperationsClient::new(self.channel.clone()).list_operations(request).await.unwrap().into_inner();
+        (answer.operations.into_iter().map(|it| it.name).collect(), answer.next_page_token)
     }
 
     async fn job(&self, job_id: &str) -> Result<proto::Job, Status> {
@@ -69,10 +54,7 @@ impl World {
             region: "us-central1".to_owned(),
             job_id: job_id.to_owned(),
         };
-        JobControllerClient::new(self.channel.clone())
-            .get_job(request)
-            .await
-            .map(tonic::Response::into_inner)
+        JobControllerClient::new(self.channel.clone()).get_job(request).await.map(tonic::Response::into_inner)
     }
 }
 
@@ -84,26 +66,17 @@ fn error(operation: &Operation) -> (Code, String) {
 }
 
 fn named(states: &[(&str, &str)]) -> Vec<(String, String)> {
-    states
-        .iter()
-        .map(|(step, state)| ((*step).to_owned(), (*state).to_owned()))
-        .collect()
+    states.iter().map(|(step, state)| ((*step).to_owned(), (*state).to_owned())).collect()
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_workflow_creates_its_cluster_runs_its_steps_and_deletes_it() {
     let world = world();
-    let begun = world
-        .instantiate(request(vec![step("one", &[]), step("two", &["one"])]))
-        .await
-        .unwrap();
+    let begun = world.instantiate(request(vec![step("one", &[]), step("two", &["one"])])).await.unwrap();
     assert!(!begun.done);
     assert_eq!(metadata(&begun).state(), State::Pending);
     assert!(metadata(&begun).cluster_name.starts_with("word-count-"));
-    assert_eq!(
-        states(&begun),
-        named(&[("one", "RUNNABLE"), ("two", "BLOCKED")])
-    );
+    assert_eq!(states(&begun), named(&[("one", "RUNNABLE"), ("two", "BLOCKED")]));
 
     tokio::time::sleep(Duration::from_secs(2)).await;
     let creating = metadata(&get(&world.channel, &begun.name).await);
@@ -112,23 +85,15 @@ async fn a_workflow_creates_its_cluster_runs_its_steps_and_deletes_it() {
 
     tokio::time::sleep(Duration::from_secs(92)).await;
     let running = get(&world.channel, &begun.name).await;
-    assert_eq!(
-        states(&running),
-        named(&[("one", "RUNNING"), ("two", "BLOCKED")])
-    );
+    assert_eq!(states(&running), named(&[("one", "RUNNING"), ("two", "BLOCKED")]));
     let job_id = metadata(&running).graph.unwrap().nodes[0].job_id.clone();
     assert!(job_id.starts_with("one-"));
     let job = world.job(&job_id).await.unwrap();
-    assert_eq!(
-        job.status.as_ref().unwrap().state(),
-        proto::job_status::State::Running
-    );
+    assert_eq!(job.status.as_ref().unwrap().state(), proto::job_status::State::Running);
     let uuid = metadata(&running).cluster_uuid;
     assert_eq!(
         job.driver_output_resource_uri,
-        format!(
-            "gs://cluster-staging/google-cloud-dataproc-metainfo/{uuid}/jobs/{job_id}/driveroutput"
-        )
+        format!("gs://cluster-staging/google-cloud-dataproc-metainfo/{uuid}/jobs/{job_id}/driveroutput")
     );
 
     let ended = end(&world.channel, &begun.name).await;
@@ -144,21 +109,12 @@ async fn a_workflow_creates_its_cluster_runs_its_steps_and_deletes_it() {
 async fn branches_run_beside_each_other_and_join() {
     let world = world();
     world.emulator.step_takes("left", Duration::from_secs(60));
-    let jobs = vec![
-        step("root", &[]),
-        step("left", &["root"]),
-        step("right", &["root"]),
-        step("join", &["left", "right"]),
-    ];
+    let jobs =
+        vec![step("root", &[]), step("left", &["root"]), step("right", &["root"]), step("join", &["left", "right"])];
     let name = world.instantiate(request(jobs)).await.unwrap().name;
     tokio::time::sleep(Duration::from_secs(1 + 90 + 21 + 30)).await;
     let half = get(&world.channel, &name).await;
-    let expected = [
-        ("root", "COMPLETED"),
-        ("left", "RUNNING"),
-        ("right", "COMPLETED"),
-        ("join", "BLOCKED"),
-    ];
+    let expected = [("root", "COMPLETED"), ("left", "RUNNING"), ("right", "COMPLETED"), ("join", "BLOCKED")];
     assert_eq!(states(&half), named(&expected));
     let ended = end(&world.channel, &name).await;
     assert!(states(&ended).iter().all(|(_, state)| state == "COMPLETED"));
@@ -168,35 +124,16 @@ async fn branches_run_beside_each_other_and_join() {
 async fn a_missing_script_fails_its_step_its_dependants_and_the_workflow() {
     let world = world();
     world.emulator.put_object("scripts", "first.py", "pass");
-    let jobs = vec![
-        step("first", &[]),
-        step("second", &["first"]),
-        step("third", &["second"]),
-        step("fourth", &["third"]),
-    ];
+    let jobs =
+        vec![step("first", &[]), step("second", &["first"]), step("third", &["second"]), step("fourth", &["third"])];
     let name = world.instantiate(request(jobs)).await.unwrap().name;
     let ended = end(&world.channel, &name).await;
     assert_eq!(error(&ended).0, Code::Aborted);
     let nodes = metadata(&ended).graph.unwrap().nodes;
-    let expected = [
-        ("first", "COMPLETED"),
-        ("second", "FAILED"),
-        ("third", "FAILED"),
-        ("fourth", "FAILED"),
-    ];
+    let expected = [("first", "COMPLETED"), ("second", "FAILED"), ("third", "FAILED"), ("fourth", "FAILED")];
     assert_eq!(states(&ended), named(&expected));
-    assert!(
-        nodes[1]
-            .error
-            .contains("File not found : gs://scripts/second.py"),
-        "{}",
-        nodes[1].error
-    );
-    assert!(
-        nodes[2].error.contains("prerequisite step 'second'"),
-        "{}",
-        nodes[2].error
-    );
+    assert!(nodes[1].error.contains("File not found : gs://scripts/second.py"), "{}", nodes[1].error);
+    assert!(nodes[2].error.contains("prerequisite step 'second'"), "{}", nodes[2].error);
     assert!(nodes[3].error.contains("prerequisite step 'third'") && nodes[3].job_id.is_empty());
     let status = world.job(&nodes[1].job_id).await.unwrap().status.unwrap();
     assert_eq!(status.state(), proto::job_status::State::Error);
@@ -207,19 +144,10 @@ async fn a_missing_script_fails_its_step_its_dependants_and_the_workflow() {
 #[tokio::test(start_paused = true)]
 async fn a_failure_cancels_the_jobs_beside_it() {
     let world = world();
-    world
-        .emulator
-        .on_step("bad", Outcome::Fail("boom".to_owned()));
+    world.emulator.on_step("bad", Outcome::Fail("boom".to_owned()));
     world.emulator.on_step("good", Outcome::Hang);
-    let name = world
-        .instantiate(request(vec![step("bad", &[]), step("good", &[])]))
-        .await
-        .unwrap()
-        .name;
-    let nodes = metadata(&end(&world.channel, &name).await)
-        .graph
-        .unwrap()
-        .nodes;
+    let name = world.instantiate(request(vec![step("bad", &[]), step("good", &[])])).await.unwrap().name;
+    let nodes = metadata(&end(&world.channel, &name).await).graph.unwrap().nodes;
     assert!(nodes[0].error.contains("Job failed with message [boom]"));
     let beside = world.job(&nodes[1].job_id).await.unwrap().status.unwrap();
     assert_eq!(beside.state(), proto::job_status::State::Cancelled);
@@ -229,23 +157,13 @@ async fn a_failure_cancels_the_jobs_beside_it() {
 async fn the_operation_can_claim_success_although_a_step_failed() {
     let world = world();
     world.emulator.on_step("bad", Outcome::Fail(String::new()));
-    world
-        .emulator
-        .mishap(Trouble::SuccessDespiteFailure, When::Times(1));
-    let name = world
-        .instantiate(request(vec![step("bad", &[])]))
-        .await
-        .unwrap()
-        .name;
+    world.emulator.mishap(Trouble::SuccessDespiteFailure, When::Times(1));
+    let name = world.instantiate(request(vec![step("bad", &[])])).await.unwrap().name;
     let ended = end(&world.channel, &name).await;
     assert!(matches!(ended.result, Some(Ended::Response(_))));
     assert_eq!(states(&ended), named(&[("bad", "FAILED")]));
     // It was for one workflow only.
-    let name = world
-        .instantiate(request(vec![step("bad", &[])]))
-        .await
-        .unwrap()
-        .name;
+    let name = world.instantiate(request(vec![step("bad", &[])])).await.unwrap().name;
     assert_eq!(error(&end(&world.channel, &name).await).0, Code::Aborted);
 }
 
@@ -253,28 +171,12 @@ async fn the_operation_can_claim_success_although_a_step_failed() {
 async fn troubles_of_the_cluster() {
     let world = world();
     for (trouble, code, text) in [
-        (
-            Trouble::Stockout,
-            Code::Unavailable,
-            "ZONE_RESOURCE_POOL_EXHAUSTED",
-        ),
-        (
-            Trouble::QuotaAtCreation,
-            Code::Aborted,
-            "Insufficient 'N2_CPUS' quota",
-        ),
-        (
-            Trouble::CreateFails("no network".to_owned()),
-            Code::Internal,
-            "no network",
-        ),
+        (Trouble::Stockout, Code::Unavailable, "ZONE_RESOURCE_POOL_EXHAUSTED"),
+        (Trouble::QuotaAtCreation, Code::Aborted, "Insufficient 'N2_CPUS' quota"),
+        (Trouble::CreateFails("no network".to_owned()), Code::Internal, "no network"),
     ] {
         world.emulator.mishap(trouble, When::Times(1));
-        let name = world
-            .instantiate(request(vec![step("one", &[])]))
-            .await
-            .unwrap()
-            .name;
+        let name = world.instantiate(request(vec![step("one", &[])])).await.unwrap().name;
         let ended = end(&world.channel, &name).await;
         let (is, message) = error(&ended);
         assert_eq!(is, code);
@@ -285,34 +187,13 @@ async fn troubles_of_the_cluster() {
     }
 
     world.emulator.mishap(Trouble::QuotaRefused, When::Times(1));
-    let refused = world
-        .instantiate(request(vec![step("one", &[])]))
-        .await
-        .unwrap_err();
+    let refused = world.instantiate(request(vec![step("one", &[])])).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
-    assert!(
-        refused
-            .message()
-            .contains("Insufficient 'CPUS' quota. Requested 12.0, available 4.0.")
-    );
+    assert!(refused.message().contains("Insufficient 'CPUS' quota. Requested 12.0, available 4.0."));
 
-    world.emulator.mishap_for(
-        "word",
-        Trouble::DeleteFails("stuck".to_owned()),
-        When::Always,
-    );
-    let name = world
-        .instantiate(request(vec![step("one", &[])]))
-        .await
-        .unwrap()
-        .name;
-    assert_eq!(
-        metadata(&end(&world.channel, &name).await)
-            .delete_cluster
-            .unwrap()
-            .error,
-        "stuck"
-    );
+    world.emulator.mishap_for("word", Trouble::DeleteFails("stuck".to_owned()), When::Always);
+    let name = world.instantiate(request(vec![step("one", &[])])).await.unwrap().name;
+    assert_eq!(metadata(&end(&world.channel, &name).await).delete_cluster.unwrap().error, "stuck");
 }
 
 #[tokio::test(start_paused = true)]
@@ -326,49 +207,27 @@ async fn a_missing_initialization_action_fails_the_creation() {
     else {
         unreachable!("the request has a managed cluster")
     };
-    cluster
-        .config
-        .as_mut()
-        .unwrap()
-        .initialization_actions
-        .push(proto::NodeInitializationAction {
-            executable_file: "gs://scripts/setup.sh".to_owned(),
-            execution_timeout: None,
-        });
+    cluster.config.as_mut().unwrap().initialization_actions.push(proto::NodeInitializationAction {
+        executable_file: "gs://scripts/setup.sh".to_owned(),
+        execution_timeout: None,
+    });
     let name = world.instantiate(request).await.unwrap().name;
-    let create = metadata(&end(&world.channel, &name).await)
-        .create_cluster
-        .unwrap();
-    assert!(
-        create.error.contains("gs://scripts/setup.sh"),
-        "{}",
-        create.error
-    );
+    let create = metadata(&end(&world.channel, &name).await).create_cluster.unwrap();
+    assert!(create.error.contains("gs://scripts/setup.sh"), "{}", create.error);
 }
 
 #[tokio::test(start_paused = true)]
 async fn cancel_in_every_phase() {
     let world = world();
-    for (wait, phase) in [
-        (0, Phase::Pending),
-        (5, Phase::Creating),
-        (100, Phase::Running),
-        (115, Phase::Deleting),
-        (500, Phase::Done),
-    ] {
-        let name = world
-            .instantiate(request(vec![step("one", &[])]))
-            .await
-            .unwrap()
-            .name;
+    for (wait, phase) in
+        [(0, Phase::Pending), (5, Phase::Creating), (100, Phase::Running), (115, Phase::Deleting), (500, Phase::Done)]
+    {
+        let name = world.instantiate(request(vec![step("one", &[])])).await.unwrap().name;
         tokio::time::sleep(Duration::from_secs(wait)).await;
         assert_eq!(world.emulator.workflows().last().unwrap().phase, phase);
         let cancel = CancelOperationRequest { name: name.clone() };
         for _ in 0..2 {
-            OperationsClient::new(world.channel.clone())
-                .cancel_operation(cancel.clone())
-                .await
-                .unwrap();
+            OperationsClient::new(world.channel.clone()).cancel_operation(cancel.clone()).await.unwrap();
         }
         let ended = end(&world.channel, &name).await;
         assert_eq!(metadata(&ended).state(), State::Done);
@@ -380,18 +239,11 @@ async fn cancel_in_every_phase() {
         if phase == Phase::Running {
             let node = &metadata(&ended).graph.unwrap().nodes[0];
             let job = world.job(&node.job_id).await.unwrap();
-            assert_eq!(
-                job.status.unwrap().state(),
-                proto::job_status::State::Cancelled
-            );
+            assert_eq!(job.status.unwrap().state(), proto::job_status::State::Cancelled);
         }
     }
-    let cancel = CancelOperationRequest {
-        name: format!("{PARENT}/operations/none"),
-    };
-    let unknown = OperationsClient::new(world.channel.clone())
-        .cancel_operation(cancel)
-        .await;
+    let cancel = CancelOperationRequest { name: format!("{PARENT}/operations/none") };
+    let unknown = OperationsClient::new(world.channel.clone()).cancel_operation(cancel).await;
     assert_eq!(unknown.unwrap_err().code(), Code::NotFound);
 }
 
@@ -400,10 +252,7 @@ async fn dag_timeout_ends_the_workflow() {
     let world = world();
     world.emulator.on_step("one", Outcome::Hang);
     let mut request = request(vec![step("one", &[])]);
-    request.template.as_mut().unwrap().dag_timeout = Some(prost_types::Duration {
-        seconds: 600,
-        nanos: 0,
-    });
+    request.template.as_mut().unwrap().dag_timeout = Some(prost_types::Duration { seconds: 600, nanos: 0 });
     let name = world.instantiate(request).await.unwrap().name;
     let ended = end(&world.channel, &name).await;
     assert_eq!(error(&ended).0, Code::DeadlineExceeded);
@@ -417,57 +266,27 @@ async fn lists_are_filtered_paged_and_newest_first() {
     let world = world();
     let mut names = Vec::new();
     for _ in 0..5 {
-        names.insert(
-            0,
-            world
-                .instantiate(request(vec![step("one", &[])]))
-                .await
-                .unwrap()
-                .name,
-        );
+        names.insert(0, world.instantiate(request(vec![step("one", &[])])).await.unwrap().name);
     }
     end(&world.channel, &names[4]).await;
-    names.insert(
-        0,
-        world
-            .instantiate(request(vec![step("one", &[])]))
-            .await
-            .unwrap()
-            .name,
-    );
+    names.insert(0, world.instantiate(request(vec![step("one", &[])])).await.unwrap().name);
 
     assert_eq!(world.list("", 0, "").await, (names.clone(), String::new()));
     let active = "status.state = ACTIVE AND operationType = WORKFLOW";
     assert_eq!(world.list(active, 0, "").await.0, [names[0].clone()]);
     assert_eq!(world.list("status.state = DONE", 0, "").await.0, names[1..]);
-    assert_eq!(
-        world.list("operationType = CREATE", 0, "").await.0,
-        Vec::<String>::new()
-    );
+    assert_eq!(world.list("operationType = CREATE", 0, "").await.0, Vec::<String>::new());
     let cluster = world.emulator.workflows()[2].cluster_name.clone();
-    assert_eq!(
-        world
-            .list(&format!("clusterName = {cluster}"), 0, "")
-            .await
-            .0,
-        [names[3].clone()]
-    );
+    assert_eq!(world.list(&format!("clusterName = {cluster}"), 0, "").await.0, [names[3].clone()]);
 
     let (first, token) = world.list("", 4, "").await;
     assert_eq!(first, names[..4]);
-    assert_eq!(
-        world.list("", 4, &token).await,
-        (names[4..].to_vec(), String::new())
-    );
-    world
-        .emulator
-        .dataproc_options(|options| options.operations_page = 1);
+    assert_eq!(world.list("", 4, &token).await, (names[4..].to_vec(), String::new()));
+    world.emulator.dataproc_options(|options| options.operations_page = 1);
     assert_eq!(world.list("", 4, "").await.0.len(), 1);
 
     assert!(world.emulator.forget_operation(&names[1]));
-    world
-        .emulator
-        .dataproc_options(|options| options.operations_page = 1000);
+    world.emulator.dataproc_options(|options| options.operations_page = 1000);
     assert!(!world.list("", 0, "").await.0.contains(&names[1]));
 }
 
@@ -479,69 +298,33 @@ async fn a_repeated_request_id_is_answered_as_configured() {
         ..request(vec![step("one", &[])])
     };
     let first = world.instantiate(request.clone()).await.unwrap().name;
-    assert_eq!(
-        world.instantiate(request.clone()).await.unwrap().name,
-        first
-    );
-    world.emulator.dataproc_options(|options| {
-        options.repeat_while_running = RepeatedRequestId::AlreadyExists
-    });
-    assert_eq!(
-        world.instantiate(request.clone()).await.unwrap_err().code(),
-        Code::AlreadyExists
-    );
-    assert_eq!(
-        world
-            .emulator
-            .most_alive(|workflow| workflow.request_id.clone())["same"],
-        1
-    );
+    assert_eq!(world.instantiate(request.clone()).await.unwrap().name, first);
+    world.emulator.dataproc_options(|options| options.repeat_while_running = RepeatedRequestId::AlreadyExists);
+    assert_eq!(world.instantiate(request.clone()).await.unwrap_err().code(), Code::AlreadyExists);
+    assert_eq!(world.emulator.most_alive(|workflow| workflow.request_id.clone())["same"], 1);
 
-    world.emulator.dataproc_options(|options| {
-        options.repeat_while_running = RepeatedRequestId::SecondWorkflow
-    });
+    world.emulator.dataproc_options(|options| options.repeat_while_running = RepeatedRequestId::SecondWorkflow);
     let second = world.instantiate(request.clone()).await.unwrap().name;
     assert_ne!(second, first);
-    assert_eq!(
-        world
-            .emulator
-            .most_alive(|workflow| workflow.request_id.clone())["same"],
-        2
-    );
+    assert_eq!(world.emulator.most_alive(|workflow| workflow.request_id.clone())["same"], 2);
 
     end(&world.channel, &second).await;
     let third = world.instantiate(request.clone()).await.unwrap().name;
     assert!(third != second && third != first);
     end(&world.channel, &third).await;
-    world
-        .emulator
-        .dataproc_options(|options| options.repeat_after_end = RepeatedRequestId::SameOperation);
+    world.emulator.dataproc_options(|options| options.repeat_after_end = RepeatedRequestId::SameOperation);
     assert_eq!(world.instantiate(request).await.unwrap().name, third);
-    assert_eq!(
-        world
-            .emulator
-            .most_alive(|workflow| workflow.request_id.clone())["same"],
-        2
-    );
+    assert_eq!(world.emulator.most_alive(|workflow| workflow.request_id.clone())["same"], 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_cluster_can_be_hidden_while_pending() {
     let world = world();
-    world
-        .emulator
-        .dataproc_options(|options| options.hide_pending_cluster = true);
-    let begun = world
-        .instantiate(request(vec![step("one", &[])]))
-        .await
-        .unwrap();
+    world.emulator.dataproc_options(|options| options.hide_pending_cluster = true);
+    let begun = world.instantiate(request(vec![step("one", &[])])).await.unwrap();
     assert_eq!(metadata(&begun).cluster_name, "");
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(
-        metadata(&get(&world.channel, &begun.name).await)
-            .cluster_name
-            .starts_with("word-count-")
-    );
+    assert!(metadata(&get(&world.channel, &begun.name).await).cluster_name.starts_with("word-count-"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -552,8 +335,5 @@ async fn the_request_is_kept_to_the_last_byte() {
     let workflow = &world.emulator.workflows()[0];
     assert_eq!(workflow.request, request.encode_to_vec());
     assert_eq!(workflow.requested_cluster, "word-count");
-    assert_eq!(
-        workflow.template_json()["jobs"][0]["pysparkJob"]["mainPythonFileUri"],
-        "gs://scripts/one.py"
-    );
+    assert_eq!(workflow.template_json()["jobs"][0]["pysparkJob"]["mainPythonFileUri"], "gs://scripts/one.py");
 }

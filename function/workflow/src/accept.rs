@@ -145,8 +145,6 @@ fn render(
         }
     };
     let options = template::Options {
-        project: cx.environment.project.clone(),
-        region: cx.environment.region.clone(),
         run_id,
         allowed_code_prefixes: cx.environment.allowed_code_prefixes.clone(),
         cluster_idle_ttl: cx.environment.cluster_idle_ttl.map(|ttl| ttl.as_secs()),

@@ -1,8 +1,7 @@
 //! The operator's configuration: one JSON object with a managed cluster for each job_name, and one for all others.
 
 use crate::json::{self, Value};
-use crate::proto_json::{excerpt, mismatch};
-use crate::violation::{Document, Fault, Violation};
+use crate::violation::{Document, Fault, Violation, excerpt};
 
 /// The entry for every job_name that has none of its own.
 pub const DEFAULT_ENTRY: &str = "default_cluster_config";
@@ -27,6 +26,16 @@ pub struct Entry<'a> {
     pub value: &'a Value,
 }
 
+impl Entry<'_> {
+    /// Whether `config` is given, be it readable or not; an entry that is no object has other faults.
+    pub fn has_config(&self) -> bool {
+        match self.value {
+            Value::Object(members) => members.iter().any(|(key, value)| key == "config" && *value != Value::Null),
+            _ => true,
+        }
+    }
+}
+
 /// Reads the configuration's text. It is cached by the caller, by generation.
 ///
 /// # Errors
@@ -35,7 +44,7 @@ pub struct Entry<'a> {
 pub fn parse(object: &str, generation: i64, bytes: &[u8]) -> Result<ClusterConfig, Violation> {
     match json::parse(bytes) {
         Ok(Value::Object(entries)) => Ok(ClusterConfig { object: object.into(), generation, entries }),
-        Ok(other) => Err(fault(object, "", mismatch("an object", &other))),
+        Ok(other) => Err(fault(object, "", other.mismatch("an object"))),
         Err(error) => Err(fault(object, "", error.reason())),
     }
 }

@@ -8,8 +8,8 @@
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
 use crate::json::Value;
-use crate::proto_json::{excerpt, field_named};
-use crate::violation::Faults;
+use crate::proto_json::field_named;
+use crate::violation::{Faults, excerpt};
 
 /// Properties whose value is a comma-separated list of places of code.
 const CODE_PROPERTIES: [&str; 58] = [
@@ -91,11 +91,12 @@ const CODE_OPTIONS: [&str; 6] =
 const HADOOP_OPTIONS: [&str; 3] = ["libjars", "files", "archives"];
 
 /// Prefixes of metadata keys whose values are run by Compute Engine or Dataproc, or let someone in.
-const CODE_METADATA: [&str; 12] = [
+const CODE_METADATA: [&str; 14] = [
     "block-project-ssh-keys",
     "conda_packages",
     "conda-packages",
     "dataproc-",
+    "gce-container-declaration",
     "pip_packages",
     "pip-packages",
     "shutdown-script",
@@ -103,6 +104,7 @@ const CODE_METADATA: [&str; 12] = [
     "sshkeys",
     "startup-script",
     "sysprep-specialize-script",
+    "user-data",
     "windows-",
 ];
 
@@ -116,11 +118,10 @@ pub fn check_message(written: &Value, descriptor: &MessageDescriptor, allowed: &
             continue;
         };
         faults.member(key, |faults| match (field.kind(), value) {
-            (_, Value::Object(entries)) if field.is_map() => {
-                if field.name() == "properties" {
-                    check_properties(entries, allowed, faults);
-                }
+            (_, Value::Object(entries)) if field.is_map() && field.name() == "properties" => {
+                check_properties(entries, allowed, faults);
             }
+            _ if field.is_map() => {}
             (Kind::Message(inner), Value::Array(elements)) => {
                 for (index, element) in elements.iter().enumerate() {
                     faults.element(index, |faults| check_message(element, &inner, allowed, faults));
@@ -232,14 +233,18 @@ fn check_list(places: &str, allowed: &[String], faults: &mut Faults) {
     }
 }
 
-/// Whether a place is one of the allowed ones or lies under it. Places that Hadoop, Spark or a shell would read in
-/// another way than by their letters lie nowhere: `..`, escapes, variables, alternatives.
+/// Whether a place is one of the allowed ones or lies under it. Places that Hadoop, Spark or a shell could read in
+/// another way than by their letters lie nowhere: `..`, escapes, variables, alternatives, further separators.
 fn is_inside(place: &str, allowed: &[String]) -> bool {
-    if place.contains("..") || place.contains(['%', '$', '\\', '{', '?']) || place.contains(char::is_control) {
+    if place.contains("..") || place.contains(char::is_control) {
         return false;
     }
     allowed.iter().filter(|prefix| !prefix.is_empty()).any(|prefix| {
         let folder = prefix.strip_suffix('/').unwrap_or(prefix);
-        place == prefix || place.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+        match place.strip_prefix(folder) {
+            Some("") => place == prefix,
+            Some(rest) => rest.starts_with('/') && !rest.contains(['%', '$', '\\', '{', '?', ':', ';']),
+            None => false,
+        }
     })
 }

@@ -72,7 +72,7 @@ impl Dataproc {
                 let request = routed(request.clone(), &[("parent", &parent)], deadline);
                 async move {
                     let mut grpc = Grpc::new(channel).max_decoding_message_size(LARGEST_ANSWER);
-                    grpc.ready().await.map_err(|error| Status::from_error(error))?;
+                    grpc.ready().await.map_err(Status::from_error)?;
                     let codec: ProstCodec<DynamicMessage, Operation> = ProstCodec::default();
                     grpc.unary(request, PathAndQuery::from_static(INSTANTIATE_PATH), codec).await
                 }

@@ -16,10 +16,11 @@ use prost_reflect::{
     DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value,
 };
 
-pub use schema::{Behaviour, behaviours_of, dataproc, field, pool};
+use schema::{Behaviour, behaviours_of};
+pub use schema::{dataproc, field, pool};
 
 use crate::json;
-use crate::violation::Faults;
+use crate::violation::{Faults, excerpt, similar};
 
 /// How many legal names a reason lists.
 const MAX_NAMES: usize = 20;
@@ -35,7 +36,7 @@ pub fn message(value: &json::Value, descriptor: &MessageDescriptor, faults: &mut
     match value {
         json::Value::Object(members) => object(members, descriptor, faults),
         other => {
-            faults.decoding(mismatch("an object", other));
+            faults.decoding(other.mismatch("an object"));
             DynamicMessage::new(descriptor.clone())
         }
     }
@@ -60,7 +61,7 @@ fn object(members: &[(String, json::Value)], descriptor: &MessageDescriptor, fau
         let first = given.iter().find(|other| other.field.number() == field.number());
         let is_repeated = first.is_some();
         if let Some(first) = first {
-            report_repetition(key, first.key, field.name(), faults);
+            faults.repetition(key, first.key, field.name());
         } else if let Some(other) = other_of_oneof(&given, &field, value) {
             let reason = format!("{key} and {other} exclude each other, only one of them may be given");
             faults.member(key, |faults| faults.decoding(reason));
@@ -127,7 +128,7 @@ pub fn field_value(value: &json::Value, field: &FieldDescriptor, faults: &mut Fa
 
 fn list(value: &json::Value, kind: &Kind, faults: &mut Faults) -> Option<Value> {
     let json::Value::Array(elements) = value else {
-        faults.decoding(mismatch("an array", value));
+        faults.decoding(value.mismatch("an array"));
         return None;
     };
     let mut list = Vec::with_capacity(elements.len());
@@ -140,7 +141,7 @@ fn list(value: &json::Value, kind: &Kind, faults: &mut Faults) -> Option<Value> 
 fn map(value: &json::Value, field: &FieldDescriptor, faults: &mut Faults) -> Option<Value> {
     let kind = field.kind();
     let (Some(entry), json::Value::Object(members)) = (kind.as_message(), value) else {
-        faults.decoding(mismatch("an object", value));
+        faults.decoding(value.mismatch("an object"));
         return None;
     };
     let (key_kind, value_kind) = (entry.map_entry_key_field().kind(), entry.map_entry_value_field().kind());
@@ -195,18 +196,18 @@ fn scalar(value: &json::Value, kind: &Kind) -> Result<Value, String> {
     match kind {
         Kind::String => match value {
             json::Value::String(text) => Ok(Value::String(text.clone())),
-            other => Err(mismatch("a string", other)),
+            other => Err(other.mismatch("a string")),
         },
         Kind::Bool => match value {
             json::Value::Bool(value) => Ok(Value::Bool(*value)),
-            other => Err(mismatch("true or false", other)),
+            other => Err(other.mismatch("true or false")),
         },
         Kind::Bytes => match value {
             json::Value::String(text) => match base64::engine::general_purpose::STANDARD.decode(text) {
                 Ok(bytes) => Ok(Value::Bytes(bytes.into())),
                 Err(_) => Err("not base64".into()),
             },
-            other => Err(mismatch("a string in base64", other)),
+            other => Err(other.mismatch("a string in base64")),
         },
         Kind::Double => float(value).map(Value::F64),
         Kind::Float => {
@@ -232,7 +233,7 @@ fn integer<T: std::str::FromStr + std::fmt::Display>(
     let digits = match value {
         json::Value::Number(text) if json::is_integer(text) => text,
         json::Value::String(text) if or_text && is_decimal(text) => text,
-        other => return Err(mismatch(expected, other)),
+        other => return Err(other.mismatch(expected)),
     };
     // The text is an integer, so only its size can be wrong.
     digits.parse().map_err(|_| format!("{} is out of range ({least} to {most})", excerpt(digits)))
@@ -245,7 +246,7 @@ fn is_decimal(text: &str) -> bool {
 
 fn float(value: &json::Value) -> Result<f64, String> {
     let json::Value::Number(text) = value else {
-        return Err(mismatch("a number", value));
+        return Err(value.mismatch("a number"));
     };
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() => Ok(value),
@@ -262,7 +263,7 @@ fn enumeration(value: &json::Value, descriptor: &EnumDescriptor, faults: &mut Fa
             None => Err(unknown_name(name, descriptor)),
         },
         json::Value::Number(text) if json::is_integer(text) => integer(value, false, i32::MIN, i32::MAX),
-        other => Err(mismatch("a name or a number of an enum", other)),
+        other => Err(other.mismatch("a name or a number of an enum")),
     };
     read.map_err(|reason| faults.decoding(reason)).ok()
 }
@@ -276,27 +277,9 @@ fn unknown_name(name: &str, descriptor: &EnumDescriptor) -> String {
     format!("unknown name {:?}{suggestion} (legal: {listed}{more})", excerpt(name))
 }
 
-/// The reason for a value of a wrong type.
-pub fn mismatch(expected: &str, found: &json::Value) -> String {
-    match found {
-        json::Value::Flawed(flaw) => flaw.reason().into(),
-        other => format!("expected {expected}, got {}", other.kind()),
-    }
-}
-
-/// Reports a second key of a field: at that key, or, of two spellings, at the one that is not the field's name.
-pub fn report_repetition(key: &str, first: &str, name: &str, faults: &mut Faults) {
-    let (odd, other) = if first == name { (key, first) } else { (first, key) };
-    let reason = match odd == other {
-        true => "repeated key".into(),
-        false => format!("the same field as {other}, which is given too"),
-    };
-    faults.member(odd, |faults| faults.decoding(reason));
-}
-
 fn unknown_field(key: &str, descriptor: &MessageDescriptor, faults: &mut Faults) {
     // A hostile document may have a million unknown keys: no suggestion for those that nobody will see.
-    if faults.is_full() {
+    if faults.are_many() {
         return faults.decoding("unknown field");
     }
     let names: Vec<_> = descriptor.fields().map(|field| field.name().to_owned()).collect();
@@ -311,27 +294,5 @@ fn unknown_field(key: &str, descriptor: &MessageDescriptor, faults: &mut Faults)
     match owner {
         Some(owner) => faults.decoding(format!("unknown field here, {} has one of this name", owner.name())),
         None => faults.decoding("unknown field"),
-    }
-}
-
-/// The name most like `given`, if any is like enough to be meant.
-pub fn similar<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    // Longer than any name, and the comparison takes quadratic time.
-    if given.len() > 80 {
-        return None;
-    }
-    let given = given.trim().replace('-', "_").to_lowercase();
-    names
-        .map(|name| (strsim::normalized_damerau_levenshtein(&given, &name.to_lowercase()), name))
-        .filter(|(likeness, _)| *likeness >= 0.6)
-        .max_by(|(one, _), (other, _)| one.total_cmp(other))
-        .map(|(_, name)| name)
-}
-
-/// The beginning of a text, short enough for a reason.
-pub fn excerpt(text: &str) -> String {
-    match text.char_indices().nth(60) {
-        None => text.into(),
-        Some((end, _)) => format!("{}…", &text[..end]),
     }
 }

@@ -7,8 +7,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::json::{self, Value};
-use crate::proto_json::{excerpt, mismatch, report_repetition, similar};
-use crate::violation::{Document, Faults, Violation};
+use crate::violation::{Document, Faults, Violation, excerpt, similar};
 
 /// The largest request, in bytes. Pub/Sub takes 10 MB; Eventarc carries 512 KB, so that on Cloud Run no larger one
 /// comes.
@@ -23,18 +22,18 @@ pub const DEFAULT_JOB_NAME: &str = "dataproc-workflow";
 /// The namespace of run ids. Changing it would run every remembered request a second time.
 const RUN_NAMESPACE: Uuid = Uuid::from_u128(0x3b9bf381_1a68_5b24_b98f_b7e103449df9);
 
-/// The keys of a request.
-const KEYS: [&str; 10] = [
-    "action",
-    "cluster_init_actions",
-    "dag_timeout",
-    "job_name",
-    "jobs",
-    "labels",
-    "metadata",
-    "request_id",
-    "run_id",
-    "zone",
+/// The keys of a request, and the same in camelCase.
+const KEYS: [(&str, &str); 10] = [
+    ("action", "action"),
+    ("cluster_init_actions", "clusterInitActions"),
+    ("dag_timeout", "dagTimeout"),
+    ("job_name", "jobName"),
+    ("jobs", "jobs"),
+    ("labels", "labels"),
+    ("metadata", "metadata"),
+    ("request_id", "requestId"),
+    ("run_id", "runId"),
+    ("zone", "zone"),
 ];
 
 /// What the sender wants done.
@@ -84,34 +83,31 @@ pub struct Request {
     pub zone: Option<String>,
     /// The whole request, as it was written.
     pub document: Value,
+    /// Where in the document each known key stands first.
+    places: Vec<(&'static str, usize)>,
 }
 
 impl Request {
-    /// The value of a key, by its name or in camelCase; none if it is null. A repeated key is a violation of its own.
-    pub(crate) fn member(&self, key: &str) -> Option<&Value> {
-        self.written(key).map(|(_, value)| value)
+    /// A key as it was written, in snake_case or camelCase, and its value; none if it is absent or null.
+    pub(crate) fn written(&self, key: &str) -> Option<(&str, &Value)> {
+        self.written_or_null(key).filter(|(_, value)| !matches!(value, Value::Null))
     }
 
-    /// The key as it was written, and its value.
-    pub(crate) fn written(&self, key: &str) -> Option<(&str, &Value)> {
-        let Value::Object(members) = &self.document else {
-            return None;
-        };
-        let (written, value) = members.iter().find(|(written, _)| canonical_key(written) == Some(key))?;
-        (!matches!(value, Value::Null)).then_some((written.as_str(), value))
+    fn written_or_null(&self, key: &str) -> Option<(&str, &Value)> {
+        let Value::Object(members) = &self.document else { return None };
+        let (_, index) = self.places.iter().find(|(known, _)| *known == key)?;
+        members.get(*index).map(|(written, value)| (written.as_str(), value))
     }
 
     /// Hexadecimal SHA-256 of what the request says, apart from its action: the same for the same request written
     /// differently (order of keys, space, escapes), another one for everything else.
     pub fn digest(&self) -> String {
-        let document = match &self.document {
-            Value::Object(members) => {
-                Value::Object(members.iter().filter(|(key, _)| key != "action").cloned().collect())
-            }
-            other => other.clone(),
+        let said = match &self.document {
+            Value::Object(members) => json::canonical_object(members.iter().filter(|(key, _)| key != "action")),
+            other => other.canonical(),
         };
         let mut digest = String::with_capacity(64);
-        for byte in Sha256::digest(document.canonical()) {
+        for byte in Sha256::digest(said) {
             let _ = write!(digest, "{byte:02x}");
         }
         digest
@@ -147,16 +143,18 @@ pub fn decode(data: &[u8]) -> (Request, Vec<Violation>) {
         run_id: None,
         zone: None,
         document: Value::Null,
+        places: Vec::new(),
     };
-    if let Some(document) = parse(data, &mut faults) {
-        request.document = document;
-        read_members(&mut request, &mut faults);
+    if let Some(members) = parse(data, &mut faults) {
+        read_members(&mut request, &members, &mut faults);
+        request.document = Value::Object(members);
         check_members(&request, &mut faults);
     }
     (request, faults.into_violations())
 }
 
-fn parse(data: &[u8], faults: &mut Faults) -> Option<Value> {
+/// The members of the document.
+fn parse(data: &[u8], faults: &mut Faults) -> Option<Vec<(String, Value)>> {
     if data.is_empty() {
         faults.decoding("the message has no data");
         return None;
@@ -166,9 +164,9 @@ fn parse(data: &[u8], faults: &mut Faults) -> Option<Value> {
         return None;
     }
     match json::parse(data) {
-        Ok(document @ Value::Object(_)) => Some(document),
+        Ok(Value::Object(members)) => Some(members),
         Ok(other) => {
-            faults.decoding(mismatch("an object", &other));
+            faults.decoding(other.mismatch("an object"));
             None
         }
         Err(error) => {
@@ -178,43 +176,27 @@ fn parse(data: &[u8], faults: &mut Faults) -> Option<Value> {
     }
 }
 
-/// The key that is meant: its name, or its name in camelCase.
-fn canonical_key(written: &str) -> Option<&'static str> {
-    KEYS.into_iter().find(|key| *key == written || is_camel_case_of(written, key))
-}
-
-fn is_camel_case_of(written: &str, key: &str) -> bool {
-    let mut camel = String::with_capacity(key.len());
-    for (index, part) in key.split('_').enumerate() {
-        match part.chars().next() {
-            Some(first) if index > 0 => {
-                camel.push(first.to_ascii_uppercase());
-                camel.push_str(&part[1..]);
-            }
-            _ => camel.push_str(part),
-        }
-    }
-    written == camel
+/// The key that is meant.
+fn key_named(written: &str) -> Option<&'static str> {
+    let known = KEYS.iter().find(|(name, camel)| *name == written || *camel == written);
+    known.map(|(name, _)| *name)
 }
 
 /// Reports unknown and repeated keys, and reads those that are no part of a template.
-fn read_members(request: &mut Request, faults: &mut Faults) {
-    let Value::Object(members) = request.document.clone() else {
-        return;
-    };
-    let mut seen: Vec<(&str, &str)> = Vec::new();
-    for (written, value) in &members {
-        let Some(key) = canonical_key(written) else {
-            let suggestion = if faults.is_full() { None } else { similar(written, KEYS.into_iter()) };
+fn read_members(request: &mut Request, members: &[(String, Value)], faults: &mut Faults) {
+    for (index, (written, value)) in members.iter().enumerate() {
+        let Some(key) = key_named(written) else {
+            let names = KEYS.iter().map(|(name, _)| *name);
+            let suggestion = if faults.are_many() { None } else { similar(written, names) };
             let suggestion = suggestion.map_or(String::new(), |key| format!(", did you mean {key}?"));
             faults.member(written, |faults| faults.decoding(format!("unknown field{suggestion}")));
             continue;
         };
-        if let Some((_, first)) = seen.iter().find(|(other, _)| *other == key) {
-            report_repetition(written, first, key, faults);
+        if let Some((_, first)) = request.places.iter().find(|(other, _)| *other == key) {
+            faults.repetition(written, &members[*first].0, key);
             continue;
         }
-        seen.push((key, written));
+        request.places.push((key, index));
         if !matches!(value, Value::Null) {
             faults.member(written, |faults| read_member(request, key, value, faults));
         }
@@ -226,7 +208,7 @@ fn read_member(request: &mut Request, key: &str, value: &Value, faults: &mut Fau
     let text = match (is_text, value) {
         (false, _) => return,
         (true, Value::String(text)) => text.clone(),
-        (true, other) => return faults.decoding(mismatch("a string", other)),
+        (true, other) => return faults.decoding(other.mismatch("a string")),
     };
     match key {
         "action" => match Action::named(&text) {
@@ -251,7 +233,7 @@ fn read_member(request: &mut Request, key: &str, value: &Value, faults: &mut Fau
 /// Checks that the action has what it needs, and nothing that it does not use.
 fn check_members(request: &Request, faults: &mut Faults) {
     // An action that could not be read needs nothing.
-    if request.member("action").is_some_and(|value| !is_action(value)) {
+    if request.written("action").is_some_and(|(_, value)| !is_action(value)) {
         return;
     }
     let unused: &[&str] = if request.action.has_jobs() {
@@ -282,18 +264,18 @@ fn action_name(action: Action) -> &'static str {
 }
 
 fn check_jobs(request: &Request, faults: &mut Faults) {
-    let Value::Object(members) = &request.document else {
-        return;
-    };
-    let jobs = members.iter().find(|(written, _)| canonical_key(written) == Some("jobs"));
-    match jobs {
-        None => faults.member("jobs", |faults| faults.decoding("required: the steps to run, at least one")),
-        Some((_, Value::Null)) => faults.member("jobs", |faults| faults.rule("no jobs: at least one is needed")),
-        Some((_, Value::Array(jobs))) if jobs.is_empty() => {
-            faults.member("jobs", |faults| faults.rule("no jobs: at least one is needed"));
+    let is_empty = match request.written_or_null("jobs") {
+        None => {
+            let reason = "required: the steps to run, at least one";
+            return faults.member("jobs", |faults| faults.decoding(reason));
         }
+        Some((_, Value::Null)) => true,
+        Some((_, Value::Array(jobs))) => jobs.is_empty(),
         // Everything else is read by the template, with the jobs themselves.
-        Some(_) => {}
+        Some(_) => false,
+    };
+    if is_empty {
+        faults.member("jobs", |faults| faults.rule("no jobs: at least one is needed"));
     }
 }
 
@@ -302,7 +284,7 @@ fn check_target(request: &Request, faults: &mut Faults) {
         (Some(run_id), Some(request_id)) if run_id != run_of_request(&request.job_name, request_id) => {
             faults.member("run_id", |faults| faults.decoding("names another run than job_name and request_id do"));
         }
-        (None, None) if request.member("run_id").is_none() && request.member("request_id").is_none() => {
+        (None, None) if request.written("run_id").is_none() && request.written("request_id").is_none() => {
             let reason =
                 format!("required with action {}, or else job_name and request_id", action_name(request.action));
             faults.member("run_id", |faults| faults.decoding(reason));

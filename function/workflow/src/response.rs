@@ -12,7 +12,7 @@ use crate::{
     outcome::Failure,
     pubsub::Message,
     record::{Announcement, Correlation, Kind, Record, State},
-    violation::Violation,
+    violation::{Document, SHOWN_VIOLATIONS, Violation},
 };
 
 const TYPE_PREFIX: &str = "inlineworkflow.dataproc.run.v1.";
@@ -20,8 +20,6 @@ const TYPE_PREFIX: &str = "inlineworkflow.dataproc.run.v1.";
 const MOST_ATTRIBUTES: usize = 100;
 const LONGEST_KEY: usize = 256;
 const LONGEST_VALUE: usize = 1024;
-/// A sender who made a thousand mistakes is served by the first hundred and the count.
-const MOST_VIOLATIONS: usize = 100;
 /// A message holds 10 MB; the template shares it with the rest of the event.
 const LARGEST_TEMPLATE: usize = 8 * 1000 * 1000;
 
@@ -81,11 +79,10 @@ impl Speaker {
                 true => {
                     data.insert("template".to_owned(), template);
                 }
-                false => warnings.push(Violation::rule(
-                    crate::violation::Document::Request,
-                    "",
-                    "the rendered template is larger than 8 MB, and left out of this event",
-                )),
+                false => {
+                    let reason = "the rendered template is larger than 8 MB, and left out of this event";
+                    warnings.push(Violation::decoding(Document::Request, "", reason));
+                }
             }
         }
         insert_violations(&mut data, "warnings", &warnings);
@@ -224,7 +221,7 @@ fn insert_violations(data: &mut Map<String, Value>, name: &str, violations: &[Vi
     if violations.is_empty() {
         return;
     }
-    let first = &violations[..violations.len().min(MOST_VIOLATIONS)];
+    let first = &violations[..violations.len().min(SHOWN_VIOLATIONS)];
     data.insert(name.to_owned(), json!(first));
     if first.len() < violations.len() {
         let mut count = name.trim_end_matches('s').to_owned();

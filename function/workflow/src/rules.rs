@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use prost_reflect::{DynamicMessage, MessageDescriptor, OneofDescriptor, ReflectMessage};
 
 use crate::json::Value;
-use crate::proto_json::{excerpt, field_named};
-use crate::violation::Faults;
+use crate::proto_json::field_named;
+use crate::violation::{Faults, excerpt};
 
 /// The labels that every run puts on its cluster and its jobs.
 pub const RUN_LABELS: [&str; 2] = ["job_name", "run_id"];

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::cluster_config::{ClusterConfig, Entry};
 use crate::code_prefixes;
 use crate::json;
-use crate::proto_json::{self, dataproc, field, field_value, mismatch};
+use crate::proto_json::{self, dataproc, field, field_value};
 use crate::request::Request;
 use crate::rules::{self, Step};
 use crate::violation::{Document, Fault, Faults, Violation};
@@ -27,8 +27,6 @@ const MAX_CLUSTER_NAME: usize = 35;
 /// What the operator's environment says about every template.
 #[derive(Clone, Debug)]
 pub struct Options {
-    pub project: String,
-    pub region: String,
     pub run_id: Uuid,
     /// Where requests may fetch code from, as `gs://bucket/folder`; empty for anywhere.
     pub allowed_code_prefixes: Vec<String>,
@@ -65,7 +63,7 @@ pub fn render(request: &Request, config: &ClusterConfig, options: &Options) -> (
     merge_request(&mut cluster, request, options, &mut of_request);
     let dag_timeout = read_dag_timeout(request, &mut of_request);
     add_lifecycle(&mut cluster, options);
-    if !cluster.has_field_by_name("config") && entry.is_some() {
+    if !cluster.has_field_by_name("config") && entry.is_some_and(|entry| !entry.has_config()) {
         of_config.member("config", |faults| faults.rule("required"));
     }
 
@@ -122,7 +120,7 @@ fn read_steps<'a>(request: &'a Request, options: &Options, faults: &mut Faults) 
     };
     faults.member(key, |faults| {
         let json::Value::Array(jobs) = written else {
-            return faults.decoding(mismatch("an array", written));
+            return faults.decoding(written.mismatch("an array"));
         };
         if jobs.len() > MAX_JOBS {
             return faults.decoding(format!("{} jobs, at most {MAX_JOBS} are taken", jobs.len()));

@@ -1,5 +1,7 @@
 //! What is wrong with a document, and where.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::json;
@@ -12,15 +14,15 @@ pub enum Document {
     Config,
 }
 
-/// What kind of fault it is. `RULES=warn` lets broken rules pass, never what cannot be decoded.
+/// What kind of fault it is, the gravest first. `RULES=warn` lets broken rules pass, never the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// The text does not say which message to send.
     Decoding,
-    /// The message is clear, and the service is known to refuse it.
-    Rule,
     /// The message is clear, and the operator does not allow it (ALLOWED_CODE_PREFIXES).
     Forbidden,
+    /// The message is clear, and the service is known to refuse it.
+    Rule,
 }
 
 impl Fault {
@@ -45,6 +47,13 @@ pub struct Violation {
     pub fault: Fault,
 }
 
+impl Violation {
+    /// What the text cannot mean.
+    pub fn decoding(document: Document, path: impl Into<String>, reason: impl Into<String>) -> Violation {
+        Violation { document, path: path.into(), reason: reason.into(), fault: Fault::Decoding }
+    }
+}
+
 /// A violation that was kept (as a warning of a run) was a rule's.
 fn rule() -> Fault {
     Fault::Rule
@@ -52,6 +61,9 @@ fn rule() -> Fault {
 
 /// How many violations of one document are kept. An event shows fewer; a hostile document could have a million.
 pub const MAX_VIOLATIONS: usize = 1_000;
+
+/// How many violations an event shows.
+pub const SHOWN_VIOLATIONS: usize = 100;
 
 /// Gathers the violations of one document, and knows the place at which its reader stands.
 pub struct Faults {
@@ -104,15 +116,21 @@ impl Faults {
         self.add(Fault::Forbidden, reason.into());
     }
 
+    /// Reports a second key of the field `name`: at that key, or, of two spellings, at the one that is not its name.
+    pub fn repetition(&mut self, key: &str, first: &str, name: &str) {
+        let (odd, other) = if first == name { (key, first) } else { (first, key) };
+        let reason =
+            if odd == other { "repeated key".into() } else { format!("the same field as {other}, which is given too") };
+        self.member(odd, |faults| faults.decoding(reason));
+    }
+
     fn add(&mut self, fault: Fault, reason: String) {
         if self.kept.len() < MAX_VIOLATIONS {
             self.kept.push(Violation { document: self.document, path: self.path.clone(), reason, fault });
             return;
         }
         self.unlisted += 1;
-        if self.gravest.is_none_or(Fault::can_be_waived) {
-            self.gravest = Some(fault);
-        }
+        self.gravest = Some(self.gravest.map_or(fault, |gravest| gravest.min(fault)));
     }
 
     /// How many faults there are so far.
@@ -120,20 +138,16 @@ impl Faults {
         self.kept.len() + self.unlisted
     }
 
-    /// Whether further faults are only counted, so that their reasons need no care.
-    pub fn is_full(&self) -> bool {
-        self.kept.len() >= MAX_VIOLATIONS
+    /// Whether there are more than anyone reads, so that further reasons need no care.
+    pub fn are_many(&self) -> bool {
+        self.kept.len() >= SHOWN_VIOLATIONS
     }
 
     /// All that were kept, each once. If there were more, the last one says how many, and is as grave as they were.
     pub fn into_violations(self) -> Vec<Violation> {
-        let mut violations = Vec::with_capacity(self.kept.len() + 1);
-        let mut seen = std::collections::HashSet::new();
-        for violation in &self.kept {
-            if seen.insert((&violation.path, &violation.reason)) {
-                violations.push(violation.clone());
-            }
-        }
+        let mut violations = self.kept;
+        let mut seen = HashSet::new();
+        violations.retain(|violation| seen.insert((violation.path.clone(), violation.reason.clone())));
         if let Some(fault) = self.gravest {
             let reason = format!("{} further faults are not listed", self.unlisted);
             violations.push(Violation { document: self.document, path: String::new(), reason, fault });
@@ -141,14 +155,25 @@ impl Faults {
         violations
     }
 }
-impl Violation {
-    /// What the text cannot mean.
-    pub fn decoding(document: Document, path: impl Into<String>, reason: impl Into<String>) -> Violation {
-        Violation { document, path: path.into(), reason: reason.into(), fault: Fault::Decoding }
-    }
 
-    /// What the service is known to refuse.
-    pub fn rule(document: Document, path: impl Into<String>, reason: impl Into<String>) -> Violation {
-        Violation { fault: Fault::Rule, ..Violation::decoding(document, path, reason) }
+/// The name most like `given`, if any is like enough to be meant.
+pub fn similar<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // Longer than any name, and the comparison takes quadratic time.
+    if given.len() > 80 {
+        return None;
+    }
+    let given = given.trim().replace('-', "_").to_lowercase();
+    names
+        .map(|name| (strsim::normalized_damerau_levenshtein(&given, &name.to_lowercase()), name))
+        .filter(|(likeness, _)| *likeness >= 0.6)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, name)| name)
+}
+
+/// The beginning of a text, short enough for a reason.
+pub fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(60) {
+        None => text.into(),
+        Some((end, _)) => format!("{}…", &text[..end]),
     }
 }

@@ -20,14 +20,12 @@ pub const PARENT: &str = "projects/p/regions/us-central1";
 /// A channel whose connections are pipes in memory.
 pub fn channel(emulator: &Emulator) -> Channel {
     let emulator = emulator.clone();
-    Endpoint::from_static("http://emulator").connect_with_connector_lazy(tower::service_fn(
-        move |_| {
-            let (client, server) = tokio::io::duplex(1 << 16);
-            let emulator = emulator.clone();
-            tokio::spawn(async move { emulator.serve_connection(server).await });
-            async move { Ok::<_, std::io::Error>(TokioIo::new(client)) }
-        },
-    ))
+    Endpoint::from_static("http://emulator").connect_with_connector_lazy(tower::service_fn(move |_| {
+        let (client, server) = tokio::io::duplex(1 << 16);
+        let emulator = emulator.clone();
+        tokio::spawn(async move { emulator.serve_connection(server).await });
+        async move { Ok::<_, std::io::Error>(TokioIo::new(client)) }
+    }))
 }
 
 pub fn step(id: &str, prerequisites: &[&str]) -> dataproc::OrderedJob {
@@ -42,9 +40,7 @@ pub fn step(id: &str, prerequisites: &[&str]) -> dataproc::OrderedJob {
     }
 }
 
-pub fn request(
-    jobs: Vec<dataproc::OrderedJob>,
-) -> dataproc::InstantiateInlineWorkflowTemplateRequest {
+pub fn request(jobs: Vec<dataproc::OrderedJob>) -> dataproc::InstantiateInlineWorkflowTemplateRequest {
     let cluster = dataproc::ManagedCluster {
         cluster_name: "word-count".to_owned(),
         config: Some(dataproc::ClusterConfig {
@@ -68,30 +64,18 @@ pub fn request(
 
 pub fn metadata(operation: &Operation) -> dataproc::WorkflowMetadata {
     let any = operation.metadata.as_ref().unwrap();
-    assert_eq!(
-        any.type_url,
-        "type.googleapis.com/google.cloud.dataproc.v1.WorkflowMetadata"
-    );
+    assert_eq!(any.type_url, "type.googleapis.com/google.cloud.dataproc.v1.WorkflowMetadata");
     dataproc::WorkflowMetadata::decode(&any.value[..]).unwrap()
 }
 
 pub fn states(operation: &Operation) -> Vec<(String, String)> {
     let nodes = metadata(operation).graph.unwrap().nodes;
-    nodes
-        .iter()
-        .map(|node| (node.step_id.clone(), node.state().as_str_name().to_owned()))
-        .collect()
+    nodes.iter().map(|node| (node.step_id.clone(), node.state().as_str_name().to_owned())).collect()
 }
 
 pub async fn get(channel: &Channel, name: &str) -> Operation {
-    let request = gcloud_sdk::google::longrunning::GetOperationRequest {
-        name: name.to_owned(),
-    };
-    OperationsClient::new(channel.clone())
-        .get_operation(request)
-        .await
-        .unwrap()
-        .into_inner()
+    let request = gcloud_sdk::google::longrunning::GetOperationRequest { name: name.to_owned() };
+    OperationsClient::new(channel.clone()).get_operation(request).await.unwrap().into_inner()
 }
 
 /// Asks once in a (paused, so free) second until the operation is done.

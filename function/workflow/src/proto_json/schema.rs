@@ -6,9 +6,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use prost::Message;
 use prost_reflect::{DescriptorPool, FieldDescriptor, MessageDescriptor};
-use prost_types::{DescriptorProto, FileDescriptorSet, OneofDescriptorProto, field_descriptor_proto};
 
 /// Fields of `ManagedCluster` that are REQUIRED of the service, not of the operator: the name is always made here, and
 /// `config` may come from the request's parts. `template` looks at the merged cluster instead.
@@ -28,33 +26,13 @@ struct Schema {
     behaviours: HashMap<String, Vec<(FieldDescriptor, Behaviour)>>,
 }
 
-const DESCRIPTOR: &[u8] = include_bytes!("../../data/dataproc_v1.binpb");
-
-// Compiled in, and read by every test that decodes anything: the decoding cannot fail.
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
-    let annotated = DescriptorPool::decode(DESCRIPTOR).expect("the compiled-in descriptor is one");
-    let mut files = FileDescriptorSet::decode(DESCRIPTOR).expect("the compiled-in descriptor is one");
-    files.file.iter_mut().flat_map(|file| &mut file.message_type).for_each(keep_zeros);
-    let pool = DescriptorPool::from_file_descriptor_set(files).expect("it stays one with optional fields");
-    let behaviours = behaviours(&annotated, &pool);
+    let bytes = include_bytes!("../../data/dataproc_v1.binpb").as_slice();
+    // Compiled in, and read by every test that decodes anything.
+    let pool = DescriptorPool::decode(bytes).expect("the compiled-in descriptor is one");
+    let behaviours = behaviours(&pool);
     Schema { pool, behaviours }
 });
-
-/// Makes the floating-point fields of a message `optional`. Else prost-reflect does not send -0.0, which it takes for
-/// the default, and Google's client does.
-fn keep_zeros(message: &mut DescriptorProto) {
-    message.nested_type.iter_mut().for_each(keep_zeros);
-    for field in &mut message.field {
-        let is_float =
-            matches!(field.r#type(), field_descriptor_proto::Type::Double | field_descriptor_proto::Type::Float);
-        if is_float && field.label() == field_descriptor_proto::Label::Optional && field.oneof_index.is_none() {
-            field.proto3_optional = Some(true);
-            field.oneof_index = i32::try_from(message.oneof_decl.len()).ok();
-            let name = Some(format!("_{}", field.name()));
-            message.oneof_decl.push(OneofDescriptorProto { name, options: None });
-        }
-    }
-}
 
 /// The messages of Dataproc's workflow templates. Decoded at the first call, which takes some milliseconds.
 pub fn pool() -> &'static DescriptorPool {
@@ -77,15 +55,11 @@ pub fn behaviours_of(message: &MessageDescriptor) -> &'static [(FieldDescriptor,
     SCHEMA.behaviours.get(message.full_name()).map_or(&[], Vec::as_slice)
 }
 
-/// The annotations, which only the pool made of the bytes has, on the fields of the other one.
-fn behaviours(annotated: &DescriptorPool, pool: &DescriptorPool) -> HashMap<String, Vec<(FieldDescriptor, Behaviour)>> {
+fn behaviours(pool: &DescriptorPool) -> HashMap<String, Vec<(FieldDescriptor, Behaviour)>> {
     let mut found: HashMap<String, Vec<_>> = HashMap::new();
     for message in pool.all_messages().filter(|message| message.package_name() == "google.cloud.dataproc.v1") {
-        let Some(annotated) = annotated.get_message_by_name(message.full_name()) else {
-            continue;
-        };
         for field in message.fields().filter(|field| !MADE_HERE.contains(&field.full_name())) {
-            if let Some(behaviour) = annotated.get_field(field.number()).as_ref().and_then(behaviour) {
+            if let Some(behaviour) = behaviour(&field) {
                 found.entry(message.full_name().into()).or_default().push((field, behaviour));
             }
         }

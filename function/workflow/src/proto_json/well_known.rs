@@ -3,9 +3,9 @@
 use chrono::NaiveDate;
 use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
 
-use super::{excerpt, field, field_named, integer, mismatch};
+use super::{field, field_named, integer};
 use crate::json;
-use crate::violation::Faults;
+use crate::violation::{Faults, excerpt};
 
 const NANOS_PER_SECOND: i128 = 1_000_000_000;
 
@@ -36,7 +36,7 @@ pub fn duration(value: &json::Value, descriptor: &MessageDescriptor, faults: &mu
             None => Err(format!("{:?} is no duration, write it as \"1800s\" or \"0.5s\"", excerpt(text))),
         },
         json::Value::Number(text) => duration_of_number(text),
-        other => Err(mismatch("a duration, as \"1800s\" or 1800", other)),
+        other => Err(other.mismatch("a duration, as \"1800s\" or 1800")),
     };
     let parts = parts.and_then(|(seconds, nanos)| {
         if seconds.unsigned_abs() <= MAX_DURATION { Ok((seconds, nanos)) } else { Err(too_long(&seconds.to_string())) }
@@ -60,7 +60,7 @@ pub fn timestamp(value: &json::Value, descriptor: &MessageDescriptor, faults: &m
         json::Value::String(text) => rfc3339(text).ok_or_else(|| {
             format!("{:?} is no time, write it as \"2030-01-31T23:59:59Z\" or with an offset as +02:00", excerpt(text))
         }),
-        other => Err(mismatch("a time, as \"2030-01-31T23:59:59Z\"", other)),
+        other => Err(other.mismatch("a time, as \"2030-01-31T23:59:59Z\"")),
     };
     let parts = parts.and_then(|(seconds, nanos)| match seconds {
         FIRST_SECOND..=LAST_SECOND => Ok((seconds, nanos)),

@@ -1,0 +1,350 @@
+//! The function's binary, over real sockets: our emulator in front, or Google's own Pub/Sub emulator.
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    process::Stdio,
+    time::Duration,
+};
+
+use gcloud_sdk::google::pubsub::v1::{
+    AcknowledgeRequest, PublishRequest, PubsubMessage, PullRequest, PushConfig, Subscription, Topic,
+    publisher_client::PublisherClient, subscriber_client::SubscriberClient,
+};
+use inline_workflow::environment::*;
+use inline_workflow_emulator::{Emulator, Fault, Options, PushSubscription, What};
+use serde_json::{Value, json};
+use support::{BUCKET, CONFIG, PROJECT, REQUESTS, RESPONSES, TICKS, one_step};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command},
+    time::{sleep, timeout},
+};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// The binary, running; killed when dropped.
+struct Function {
+    child: Child,
+    port: u16,
+}
+
+fn command(variables: &BTreeMap<&str, String>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_function"));
+    command.env_clear().envs(variables).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+fn variables(services: SocketAddr) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([
+        (ENV_PORT, "0".to_owned()),
+        (ENV_PROJECT, PROJECT.to_owned()),
+        (ENV_REGION, "us-central1".to_owned()),
+        (ENV_STAGING_BUCKET, BUCKET.to_owned()),
+        (ENV_RESPONSE_TOPIC, RESPONSES.to_owned()),
+        (ENV_TICK_TOPIC, TICKS.to_owned()),
+        (ENV_DATAPROC_EMULATOR, services.to_string()),
+        (ENV_PUBSUB_EMULATOR, services.to_string()),
+        (ENV_STORAGE_EMULATOR, services.to_string()),
+    ])
+}
+
+impl Function {
+    async fn start(variables: &BTreeMap<&str, String>) -> Function {
+        let mut child = command(variables).spawn().expect("the binary starts");
+        let mut log = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        timeout(LONG, log.read_line(&mut line)).await.expect("in time").expect("a line");
+        let port = line
+            .split(|c: char| !c.is_ascii_digit() && c != ':' && c != '.')
+            .find_map(|word| word.strip_prefix("0.0.0.0:")?.parse().ok());
+        // A full pipe would stop it.
+        tokio::spawn(async move { tokio::io::copy(&mut log, &mut tokio::io::sink()).await });
+        Function { child, port: port.unwrap_or_else(|| panic!("no port in {line:?}")) }
+    }
+
+    fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}/", self.port)
+    }
+
+    /// Posts a body with headers, and says the status of the answer.
+    async fn post(&self, headers: &[(&str, &str)], body: &[u8]) -> u16 {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.expect("it listens");
+        let mut head = format!("POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("\r\n");
+        stream.write_all(head.as_bytes()).await.expect("written");
+        // A refusal may come before the whole body has gone.
+        let _ = stream.write_all(body).await;
+        let mut answer = Vec::new();
+        let _ = timeout(LONG, stream.read_to_end(&mut answer)).await.expect("an answer");
+        let answer = String::from_utf8_lossy(&answer);
+        answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{answer:?}"))
+    }
+
+    /// Posts a message as Eventarc does.
+    async fn deliver(&self, topic: &str, id: &str, data: &[u8]) -> u16 {
+        use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+        let now = chrono::Utc::now().to_rfc3339();
+        let body = json!({ "message": { "data": BASE64.encode(data), "messageId": id, "publishTime": now } });
+        let source = format!("//pubsub.googleapis.com/{topic}");
+        let headers = [
+            ("ce-id", id),
+            ("ce-source", &source),
+            ("ce-specversion", "1.0"),
+            ("ce-type", "google.cloud.pubsub.topic.v1.messagePublished"),
+            ("content-type", "application/json"),
+        ];
+        self.post(&headers, body.to_string().as_bytes()).await
+    }
+}
+
+/// An emulator at 200 times the speed, with a configuration and a script.
+fn emulator() -> Emulator {
+    let emulator = Emulator::new(Options { speed: 200.0, ..Options::default() });
+    emulator.create_topic(RESPONSES);
+    let config = json!({ "default_cluster_config": { "cluster_name": "default", "config": {} } });
+    emulator.put_object(BUCKET, CONFIG, config.to_string());
+    emulator.put_object(BUCKET, "scripts/ok.py", "print()");
+    emulator
+}
+
+fn kinds(emulator: &Emulator) -> Vec<String> {
+    let kind =
+        |message: &PubsubMessage| message.attributes["ce-type"].rsplit('.').next().unwrap_or_default().to_owned();
+    emulator.published(RESPONSES).iter().map(kind).collect()
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let limit = tokio::time::Instant::now() + LONG;
+    while !holds() {
+        assert!(tokio::time::Instant::now() < limit, "waited too long for {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn subscribe(emulator: &Emulator, function: &Function) {
+    for topic in [REQUESTS, TICKS] {
+        let name = topic.replace("topics", "subscriptions");
+        emulator.push_subscription(&PushSubscription::eventarc(&name, topic, &function.endpoint()));
+    }
+    emulator.start_ticks_every(TICKS, Duration::from_millis(300));
+    emulator.start_audit_events(PROJECT, &function.endpoint());
+}
+
+fn publish(emulator: &Emulator, request: &Value) {
+    let message = PubsubMessage { data: request.to_string().into_bytes(), ..Default::default() };
+    emulator.publish(REQUESTS, message);
+}
+
+#[tokio::test]
+async fn a_message_on_the_topic_becomes_a_workflow_and_its_result() {
+    let emulator = emulator();
+    let address = emulator.start().await.unwrap();
+    let function = Function::start(&variables(address)).await;
+    subscribe(&emulator, &function);
+    publish(&emulator, &one_step());
+    until("the end", || kinds(&emulator).iter().any(|kind| kind == "succeeded")).await;
+    assert_eq!(kinds(&emulator)[0], "submitted");
+    assert_eq!(emulator.workflows().len(), 1);
+    until("the marker to go", || !emulator.objects(BUCKET).keys().any(|name| name.starts_with("active/"))).await;
+
+    // Every call is routed.
+    let expected: HashMap<&str, &str> = HashMap::from([
+        ("ReadObject", "bucket=projects%2F_%2Fbuckets%2Fstaging"),
+        ("WriteObject", "bucket=projects%2F_%2Fbuckets%2Fstaging"),
+        ("ListObjects", "bucket=projects%2F_%2Fbuckets%2Fstaging"),
+        ("DeleteObject", "bucket=projects%2F_%2Fbuckets%2Fstaging"),
+        ("GetObject", "bucket=projects%2F_%2Fbuckets%2Fstaging"),
+        ("Publish", "topic=projects%2Ftest-project%2Ftopics%2Fresponses"),
+        ("InstantiateInlineWorkflowTemplate", "parent=projects%2Ftest-project%2Fregions%2Fus-central1"),
+        ("GetOperation", "name=projects%2Ftest-project%2Fregions%2Fus-central1%2Foperations%2F"),
+        ("GetJob", "project_id=test-project&region=us-central1&job_id=count-"),
+    ]);
+    for call in emulator.calls() {
+        let method = call.path.rsplit('/').next().unwrap();
+        let params = call.headers.get("x-goog-request-params").unwrap_or_else(|| panic!("{call:?}"));
+        let prefix = expected.get(method).unwrap_or_else(|| panic!("unexpected {method}"));
+        assert!(params.starts_with(prefix), "{method}: {params}");
+        assert!(call.headers.contains_key("grpc-timeout"), "{call:?}");
+    }
+}
+
+#[tokio::test]
+async fn it_listens_before_the_services_are_there_and_works_once_they_are() {
+    // A port that nobody listens on yet.
+    let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = reserved.local_addr().unwrap();
+    drop(reserved);
+    let function = Function::start(&variables(address)).await;
+    let request = one_step().to_string();
+    assert_eq!(function.deliver(REQUESTS, "1", request.as_bytes()).await, 503);
+    assert_eq!(function.deliver(TICKS, "2", b"").await, 204);
+    let emulator = emulator();
+    let listener = TcpListener::bind(address).await.unwrap();
+    let serving = emulator.clone();
+    tokio::spawn(async move { serving.serve(listener).await });
+    assert_eq!(function.deliver(REQUESTS, "1", request.as_bytes()).await, 204);
+    assert_eq!(kinds(&emulator), ["submitted"]);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_termination_lets_the_event_in_flight_finish() {
+    let emulator = emulator();
+    let address = emulator.start().await.unwrap();
+    let mut function = Function::start(&variables(address)).await;
+    let slow = What::Delay(Duration::from_millis(1500));
+    emulator.fault(Fault::times("InstantiateInlineWorkflowTemplate", slow, 1));
+    let pid = function.child.id().expect("it runs");
+    let request = one_step().to_string();
+    let (status, ()) = tokio::join!(function.deliver(REQUESTS, "1", request.as_bytes()), async {
+        until("the submission", || {
+            emulator.calls().iter().any(|call| call.path.ends_with("InstantiateInlineWorkflowTemplate"))
+        })
+        .await;
+        let killed = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await.unwrap();
+        assert!(killed.success());
+    });
+    assert_eq!(status, 204);
+    let exit = timeout(LONG, function.child.wait()).await.expect("in time").unwrap();
+    assert_eq!(exit.code(), Some(0));
+    assert_eq!(emulator.workflows().len(), 1);
+    assert_eq!(kinds(&emulator), ["submitted"]);
+}
+
+#[tokio::test]
+async fn a_bad_environment_is_reported_whole_with_exit_code_64() {
+    let mut variables = variables("127.0.0.1:1".parse().unwrap());
+    variables.insert(ENV_SUBMIT_LEASE, "soon".to_owned());
+    variables.remove(ENV_REGION);
+    variables.insert(ENV_LOG, String::new());
+    let output = command(&variables).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("SUBMIT_LEASE") && text.contains("REGION"), "{text}");
+}
+
+#[tokio::test]
+async fn noise_is_refused_or_rejected_and_never_delivered_again() {
+    let emulator = emulator();
+    let address = emulator.start().await.unwrap();
+    let function = Function::start(&variables(address)).await;
+    let mut random = fastrand::Rng::with_seed(7);
+    for round in 0..60 {
+        let length = random.usize(0..400);
+        let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
+        let status = function.post(&[("content-type", "application/json")], &noise).await;
+        assert_eq!(status, 400, "{noise:?}");
+        let id = format!("noise-{round}");
+        assert_eq!(function.deliver(REQUESTS, &id, &noise).await, 204);
+        let headers = [
+            ("ce-id", id.as_str()),
+            ("ce-source", "//pubsub.googleapis.com/projects/p/topics/t"),
+            ("ce-specversion", "1.0"),
+            ("ce-type", "google.cloud.pubsub.topic.v1.messagePublished"),
+            ("content-type", "application/json"),
+        ];
+        assert_eq!(function.post(&headers, &noise).await, 204);
+    }
+    let kinds = kinds(&emulator);
+    assert_eq!(kinds.len(), 120);
+    assert!(kinds.iter().all(|kind| kind == "rejected"));
+}
+
+#[tokio::test]
+async fn on_cloud_run_the_log_is_one_json_object_a_line() {
+    let emulator = emulator();
+    let address = emulator.start().await.unwrap();
+    let mut variables = variables(address);
+    variables.insert(ENV_SERVICE, "inline-workflow".to_owned());
+    let mut child = command(&variables).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+    let port = first["address"].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+    let function = Function { child, port };
+    let body = json!({ "message": { "data": "e30=", "messageId": "7" }, "subscription": "s" }).to_string();
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    assert_eq!(function.post(&[("traceparent", trace)], body.as_bytes()).await, 204);
+    let line: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+    assert_eq!(line["severity"], "INFO");
+    assert_eq!(line["logging.googleapis.com/trace"], "projects/test-project/traces/0af7651916cd43dd8448eb211c80319c");
+    assert!(line["run_id"].is_string() && line["job_name"].is_string() && line["elapsed_ms"].is_number(), "{line}");
+    let said = emulator.published(RESPONSES).pop().unwrap();
+    assert_eq!(said.attributes["ce-traceparent"], trace);
+}
+
+/// Needs `OFFICIAL_PUBSUB_EMULATOR`, which `make test-emulator` sets.
+#[tokio::test]
+#[ignore = "needs Google's Pub/Sub emulator: make test-emulator"]
+async fn official_pubsub_emulator_carries_requests_and_results() {
+    let official = std::env::var("OFFICIAL_PUBSUB_EMULATOR").expect("OFFICIAL_PUBSUB_EMULATOR is not set");
+    let emulator = emulator();
+    let address = emulator.start().await.unwrap();
+    let mut variables = variables(address);
+    variables.insert(ENV_PUBSUB_EMULATOR, official.clone());
+    let function = Function::start(&variables).await;
+    let channel =
+        tonic::transport::Channel::from_shared(format!("http://{official}")).unwrap().connect().await.unwrap();
+    let mut publisher = PublisherClient::new(channel.clone());
+    let mut subscriber = SubscriberClient::new(channel);
+    for topic in [REQUESTS, TICKS, RESPONSES] {
+        publisher.create_topic(Topic { name: topic.to_owned(), ..Default::default() }).await.unwrap();
+    }
+    // Its push bodies do not tell the topic; the endpoint's path does.
+    for topic in [REQUESTS, TICKS] {
+        let push = PushConfig { push_endpoint: format!("{}{topic}", function.endpoint()), ..Default::default() };
+        let subscription = Subscription {
+            name: topic.replace("topics", "subscriptions"),
+            topic: topic.to_owned(),
+            push_config: Some(push),
+            ..Default::default()
+        };
+        subscriber.create_subscription(subscription).await.unwrap();
+    }
+    let responses = RESPONSES.replace("topics", "subscriptions");
+    let subscription = Subscription { name: responses.clone(), topic: RESPONSES.to_owned(), ..Default::default() };
+    subscriber.create_subscription(subscription).await.unwrap();
+    let mut requests = vec![b"no request at all".to_vec()];
+    for number in 0..10 {
+        let mut request = one_step();
+        request["request_id"] = json!(format!("r{number}"));
+        requests.push(request.to_string().into_bytes());
+    }
+    for data in requests {
+        let message = PubsubMessage { data, ..Default::default() };
+        publisher.publish(PublishRequest { topic: REQUESTS.to_owned(), messages: vec![message] }).await.unwrap();
+    }
+    let mut ended: BTreeMap<String, String> = BTreeMap::new();
+    let limit = tokio::time::Instant::now() + LONG;
+    while ended.len() < 11 {
+        assert!(tokio::time::Instant::now() < limit, "waited too long: {ended:?}");
+        let tick = PubsubMessage { data: b"tick".to_vec(), ..Default::default() };
+        publisher.publish(PublishRequest { topic: TICKS.to_owned(), messages: vec![tick] }).await.unwrap();
+        // A pull that waits, and is given up, may take messages with it.
+        #[expect(deprecated, reason = "the emulator's only pull that does not wait")]
+        let pull = PullRequest { subscription: responses.clone(), max_messages: 100, return_immediately: true };
+        let received = subscriber.pull(pull).await.unwrap().into_inner().received_messages;
+        let ack_ids: Vec<_> = received.iter().map(|received| received.ack_id.clone()).collect();
+        if !ack_ids.is_empty() {
+            let acknowledge = AcknowledgeRequest { subscription: responses.clone(), ack_ids };
+            subscriber.acknowledge(acknowledge).await.unwrap();
+        }
+        sleep(Duration::from_millis(100)).await;
+        for received in received {
+            let message = received.message.unwrap();
+            let kind = message.attributes["ce-type"].rsplit('.').next().unwrap().to_owned();
+            if ["succeeded", "rejected", "failed"].contains(&kind.as_str()) {
+                ended.insert(message.attributes["ce-runid"].clone(), kind);
+            }
+        }
+    }
+    assert_eq!(ended.values().filter(|kind| *kind == "succeeded").count(), 10, "{ended:?}");
+    assert_eq!(ended.values().filter(|kind| *kind == "rejected").count(), 1, "{ended:?}");
+    assert_eq!(emulator.workflows().len(), 10);
+}
