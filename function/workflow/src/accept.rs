@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use futures::join;
 use gcloud_sdk::tonic::Code;
-use tracing::{error, warn};
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
@@ -180,14 +180,14 @@ async fn reject(
     if request.action == Action::Run
         && let Found::Record(run) = records::load(cx, to.run_id).await.map_err(Error::NotRecorded)?
         && run.record.digest == request.digest()
-        && run.record.state != State::Rejected
+        && (run.record.state != State::Rejected || run.record.correlation.message_id == to.message_id)
     {
         return Ok(repeat(cx, &cx.writer(), *run).await);
     }
     let what = format!("rejected with {} violations", violations.len());
     if violations.iter().any(|violation| violation.document == Document::Config) {
         let object = cx.environment.config_object.as_str();
-        error!(object, ?violations, "the cluster configuration cannot be used");
+        warn!(object, fault = summary(&violations), "the cluster configuration cannot be used");
     }
     let answer = Answer {
         state: Some(State::Rejected),
@@ -267,10 +267,7 @@ fn new_record(
 async fn first_step(cx: &Context, writer: &str, run: Loaded, marker: Option<i64>) -> String {
     match advance(cx, writer, run, marker).await {
         Ok(record) => format!("accepted, {}", describe(&record)),
-        Err(error) => {
-            warn!(%error, "left to the next tick");
-            "accepted, left to the next tick".to_owned()
-        }
+        Err(error) => format!("accepted, left to the next tick: {error}"),
     }
 }
 
@@ -368,10 +365,7 @@ async fn repeat(cx: &Context, writer: &str, run: Loaded) -> String {
     }
     match advance(cx, writer, run, None).await {
         Ok(record) => format!("repeated, {}", describe(&record)),
-        Err(error) => {
-            warn!(%run_id, %error, "left to the next tick");
-            "repeated, left to the next tick".to_owned()
-        }
+        Err(error) => format!("repeated, left to the next tick: {error}"),
     }
 }
 
