@@ -182,6 +182,9 @@ async fn reject(
         && run.record.digest == request.digest()
         && (run.record.state != State::Rejected || run.record.correlation.message_id == to.message_id)
     {
+        if !run.record.state.is_end() {
+            records::mark(cx, to.run_id).await.map_err(Error::NotRecorded)?;
+        }
         return Ok(repeat(cx, &cx.writer(), *run).await);
     }
     let what = format!("rejected with {} violations", violations.len());
@@ -346,7 +349,7 @@ async fn start_anew(cx: &Context, writer: &str, rejected: Loaded, fresh: Record)
     }
 }
 
-/// The same request again: says again what was said last, and takes the run's next step.
+/// The same request again, and its marker stands: says again what was said last, and takes the run's next step.
 async fn repeat(cx: &Context, writer: &str, run: Loaded) -> String {
     let run_id = run.record.run_id();
     let said = match &run.record.last_event {
@@ -359,9 +362,6 @@ async fn repeat(cx: &Context, writer: &str, run: Loaded) -> String {
     }
     if run.record.state.is_end() {
         return format!("repeated, {}", describe(&run.record));
-    }
-    if let Err(error) = records::mark(cx, run_id).await {
-        warn!(%run_id, %error, "the marker could not be made sure of");
     }
     match advance(cx, writer, run, None).await {
         Ok(record) => format!("repeated, {}", describe(&record)),
