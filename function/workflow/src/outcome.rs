@@ -64,6 +64,9 @@ pub struct Cluster {
     pub uuid: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub state: Option<ClusterState>,
+    /// What kept the cluster from being created, or from being deleted: then it is left behind.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<String>,
 }
 
 /// As far as the workflow's two cluster operations show it.
@@ -171,6 +174,11 @@ pub fn observe(operation: &Operation) -> Observation {
         name: metadata.cluster_name.clone(),
         uuid: metadata.cluster_uuid.clone(),
         state: cluster_state,
+        error: match (&delete_error, &create_error) {
+            (Some(error), _) => Some(format!("not deleted: {error}")),
+            (None, Some(error)) => Some(format!("not created: {error}")),
+            (None, None) => None,
+        },
     });
     Observation {
         name: operation.name.clone(),

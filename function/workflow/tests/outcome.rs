@@ -156,6 +156,8 @@ fn a_cluster_that_was_not_deleted_is_a_failure() {
         Some(ClusterOperation { error: "permission denied".to_owned(), done: true, ..Default::default() });
     let operation = ended(metadata, None);
     assert_eq!(observe(&operation).delete_error(), Some("permission denied"));
+    let cluster = observe(&operation).progress.cluster.unwrap();
+    assert_eq!(cluster.error.as_deref(), Some("not deleted: permission denied"));
     let (outcome, _) = conclude(&operation, &[], false);
     let Outcome::Failed(failure) = outcome else { panic!("{outcome:?}") };
     assert!(failure.message.contains("was not deleted"), "{failure:?}");
