@@ -187,7 +187,7 @@ async fn reject(
         }
         return Ok(repeat(cx, &cx.writer(), *run).await);
     }
-    let what = format!("rejected with {} violations", violations.len());
+    let what = format!("rejected: {}", summary(&violations));
     if violations.iter().any(|violation| violation.document == Document::Config) {
         let object = cx.environment.config_object.as_str();
         warn!(object, fault = summary(&violations), "the cluster configuration cannot be used");

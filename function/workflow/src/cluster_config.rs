@@ -50,15 +50,19 @@ pub fn parse(object: &str, generation: i64, bytes: &[u8]) -> Result<ClusterConfi
 }
 
 impl ClusterConfig {
-    /// The entry `job_name`, else [`DEFAULT_ENTRY`]. Names are compared as they are: no trimming, no case folding.
+    /// The entry `job_name`, else [`DEFAULT_ENTRY`], which is also that of a request without a job_name. Names are
+    /// compared as they are: no trimming, no case folding.
     ///
     /// # Errors
     ///
     /// There is neither, or the one that counts is there twice.
-    pub fn entry(&self, job_name: &str) -> Result<Entry<'_>, Violation> {
-        let Some(name) = [job_name, DEFAULT_ENTRY].into_iter().find(|name| self.named(name).next().is_some()) else {
-            let job_name = excerpt(job_name);
-            let reason = format!("no configuration: there is neither {job_name:?} nor {DEFAULT_ENTRY:?}");
+    pub fn entry(&self, job_name: Option<&str>) -> Result<Entry<'_>, Violation> {
+        let mut names = job_name.into_iter().chain([DEFAULT_ENTRY]);
+        let Some(name) = names.find(|name| self.named(name).next().is_some()) else {
+            let reason = match job_name.map(excerpt) {
+                Some(job_name) => format!("no configuration: there is neither {job_name:?} nor {DEFAULT_ENTRY:?}"),
+                None => format!("no configuration: there is no {DEFAULT_ENTRY:?}"),
+            };
             return Err(self.fault(DEFAULT_ENTRY, reason));
         };
         let mut found = self.named(name);

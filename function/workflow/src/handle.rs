@@ -47,7 +47,7 @@ pub async fn handle(cx: Context, event: Event) -> Result<(), Error> {
 async fn handle_traced(cx: Context, event: Event, trace: Option<TraceContext>) -> Result<(), Error> {
     let began = Instant::now();
     let limit = cx.deadline + OVERTIME;
-    match trigger(&event, &cx.environment.tick_topic) {
+    match trigger(&event, &cx.environment.tick_topic, &cx.environment.response_topic) {
         Trigger::Request(message) => {
             let traceparent = traceparent(&event, trace);
             return request(&cx, &message, traceparent, limit).await;

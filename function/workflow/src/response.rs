@@ -241,10 +241,10 @@ fn rfc3339(time: DateTime<Utc>) -> String {
 }
 
 impl Record {
-    /// The warnings of a request are told once, with `submitted`.
+    /// The warnings of a request are told with `submitted`, or when Dataproc has refused what they warned of.
     fn warnings_of(&self, kind: Kind) -> &[Violation] {
         match kind {
-            Kind::Submitted => &self.warnings,
+            Kind::Submitted | Kind::Rejected => &self.warnings,
             _ => &[],
         }
     }

@@ -1,6 +1,6 @@
 //! Logs: one JSON object a line where Cloud Logging reads them, readable text elsewhere.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use serde_json::{Map, Value};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
@@ -20,7 +20,9 @@ pub fn init(structured: bool, filter: Option<&str>) -> Result<(), String> {
     let registry = tracing_subscriber::registry().with(filter);
     let result = match structured {
         true => registry.with(tracing_stackdriver::layer().with_writer(CloudLogging)).try_init(),
-        false => registry.with(tracing_subscriber::fmt::layer().with_target(false)).try_init(),
+        false => registry
+            .with(tracing_subscriber::fmt::layer().with_target(false).with_ansi(io::stdout().is_terminal()))
+            .try_init(),
     };
     result.map_err(|error| error.to_string())
 }

@@ -52,7 +52,8 @@ pub struct Rendered {
 /// reported; the template is there unless one of them is a decoding fault.
 pub fn render(request: &Request, config: &ClusterConfig, options: &Options) -> (Option<Rendered>, Vec<Violation>) {
     let mut violations = Vec::new();
-    let entry = config.entry(&request.job_name).map_err(|violation| violations.push(violation)).ok();
+    let job_name = request.written("job_name").map(|_| request.job_name.as_str());
+    let entry = config.entry(job_name).map_err(|violation| violations.push(violation)).ok();
 
     let mut of_config = Faults::new(Document::Config, entry.map_or("", |entry| entry.name));
     let mut cluster = entry

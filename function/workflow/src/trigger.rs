@@ -49,14 +49,16 @@ pub struct Message {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable(pub String);
 
-/// Reads an event. `tick_topic` is the full name of the topic whose messages are ticks.
-pub fn trigger(event: &Event, tick_topic: &str) -> Trigger {
+/// Reads an event. The topics are full names: of that whose messages are ticks, and of that which carries our own answers.
+pub fn trigger(event: &Event, tick_topic: &str, response_topic: &str) -> Trigger {
     match event.ty() {
         MESSAGE_PUBLISHED => {
             let message = message(event);
-            match message.topic == tick_topic {
-                true => Trigger::Tick(message.published),
-                false => Trigger::Request(message),
+            match message.topic.as_str() {
+                topic if topic == tick_topic => Trigger::Tick(message.published),
+                // An answer to an answer would go round for ever.
+                topic if topic == response_topic => Trigger::Foreign("a message of the response topic".to_owned()),
+                _ => Trigger::Request(message),
             }
         }
         AUDIT_LOG_WRITTEN => match operation_name(event) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use inline_workflow::environment;
 use inline_workflow_emulator::{Fault, Options, Outcome, Trouble, What, When};
 use serde_json::json;
-use support::{BUCKET, CONFIG, World, deliver, one_step};
+use support::{BUCKET, CONFIG, RESPONSES, World, deliver, message, one_step};
 use tonic::Code;
 
 #[tokio::test(start_paused = true)]
@@ -409,4 +409,29 @@ async fn one_write_a_second_an_object_is_enough() {
     assert!(ids.is_sorted(), "{ids:?}");
     ids.dedup();
     assert_eq!(world.said().last().unwrap().kind, "succeeded");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_never_answered() {
+    let mut world = World::new();
+    let cx = world.instance();
+    deliver(&cx, &message(RESPONSES, "1", b"{}", world.now())).await.unwrap();
+    assert!(world.said().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_without_a_job_name_has_the_default_configuration() {
+    let mut world = World::new();
+    let cx = world.instance();
+    let entry = |name: &str| json!({ "cluster_name": name, "config": {} });
+    let config = json!({ "default_cluster_config": entry("default"), "dataproc-workflow": entry("named") });
+    world.emulator.put_object(BUCKET, CONFIG, config.to_string());
+    let mut request = one_step();
+    request["job_name"] = json!(null);
+    deliver(&cx, &world.request(&request)).await.unwrap();
+    request["job_name"] = json!("dataproc-workflow");
+    deliver(&cx, &world.request(&request)).await.unwrap();
+    let names: Vec<_> = world.emulator.workflows().into_iter().map(|workflow| workflow.requested_cluster).collect();
+    assert!(names[0].starts_with("default-") && names[1].starts_with("named-"), "{names:?}");
+    assert_eq!(world.said()[0].attributes["ce-jobname"], "dataproc-workflow");
 }

@@ -1,0 +1,146 @@
+//! What is said on the response topic, to the letter, and within Pub/Sub's limits.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use inline_workflow::{
+    outcome::Failure,
+    pubsub::Message,
+    record::{Announcement, Correlation, Kind, Record, State},
+    response::{Answer, Speaker, is_senders_own},
+    violation::{Document, Violation},
+};
+use serde_json::{Value, json};
+use tonic::Code;
+use uuid::Uuid;
+
+const RUN: Uuid = Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+
+fn speaker() -> Speaker {
+    Speaker {
+        source: "//run.googleapis.com/projects/p/locations/r/services/s".to_owned(),
+        project: "p".to_owned(),
+        region: "r".to_owned(),
+    }
+}
+
+fn correlation() -> Correlation {
+    Correlation {
+        run_id: RUN,
+        job_name: Some("word-count".to_owned()),
+        request_id: Some("nightly".to_owned()),
+        message_id: "42".to_owned(),
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+        attributes: BTreeMap::from([("order".to_owned(), "4711".to_owned())]),
+    }
+}
+
+fn now() -> DateTime<Utc> {
+    "2026-03-01T12:00:00.5Z".parse().unwrap()
+}
+
+fn data(message: &Message) -> Value {
+    serde_json::from_slice(&message.data).unwrap()
+}
+
+#[test]
+fn an_event_is_written_in_binary_mode() {
+    let mut record = Record::accepted(correlation(), Some(now()), now());
+    record.operation = Some("projects/p/regions/r/operations/o-1".to_owned());
+    record.state = State::Submitted;
+    let event = Announcement {
+        kind: Kind::Submitted,
+        id_suffix: "submitted/1".to_owned(),
+        sequence: 1,
+        time: now(),
+        published: false,
+    };
+    let message = speaker().announcement(&record, &event);
+    let expected = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "01234567-89ab-cdef-0123-456789abcdef/submitted/1"),
+        ("ce-source", "//run.googleapis.com/projects/p/locations/r/services/s"),
+        ("ce-type", "inlineworkflow.dataproc.run.v1.submitted"),
+        ("ce-subject", "word-count"),
+        ("ce-time", "2026-03-01T12:00:00.500Z"),
+        ("ce-datacontenttype", "application/json"),
+        ("content-type", "application/json"),
+        ("ce-runid", "01234567-89ab-cdef-0123-456789abcdef"),
+        ("ce-jobname", "word-count"),
+        ("ce-requestid", "nightly"),
+        ("ce-messageid", "42"),
+        ("ce-sequence", "1"),
+        ("ce-traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        ("order", "4711"),
+    ];
+    let expected: BTreeMap<_, _> =
+        expected.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    assert_eq!(message.attributes.iter().map(|(k, v)| (k.clone(), v.clone())).collect::<BTreeMap<_, _>>(), expected);
+    assert_eq!(message.ordering_key, RUN.to_string());
+    assert_eq!(
+        data(&message),
+        json!({
+            "run_id": RUN, "job_name": "word-count", "request_id": "nightly", "message_id": "42", "attempt": 1,
+            "state": "submitted", "operation": "projects/p/regions/r/operations/o-1",
+            "times": { "received": "2026-03-01T12:00:00.500Z" },
+            "links": { "console": "https://console.cloud.google.com/dataproc/workflows/instances/r/o-1?project=p" },
+        })
+    );
+}
+
+#[test]
+fn attributes_stay_within_the_limits_of_the_service() {
+    let mut to = correlation();
+    to.job_name = Some("ä".repeat(1000));
+    to.request_id = Some(String::new());
+    to.attributes = (0..200).map(|number| (format!("key-{number:03}"), "x".repeat(2000))).collect();
+    to.attributes.insert("k".repeat(300), "value".to_owned());
+    to.attributes.insert("empty".to_owned(), String::new());
+    let message = speaker().answer(&to, Kind::Rejected, Answer::default(), now());
+    assert_eq!(message.attributes.len(), 100);
+    for (key, value) in &message.attributes {
+        assert!(key.len() <= 256 && value.len() <= 1024 && !value.is_empty(), "{key}");
+    }
+    assert_eq!(message.attributes["ce-jobname"], "ä".repeat(512));
+    assert_eq!(message.attributes["ce-type"], "inlineworkflow.dataproc.run.v1.rejected");
+    assert!(!message.attributes.contains_key("ce-requestid") && !message.attributes.contains_key("empty"));
+    assert_eq!(data(&message)["job_name"], "ä".repeat(1000));
+}
+
+#[test]
+fn only_the_senders_own_attributes_go_back() {
+    for key in ["ce-id", "CE-Type", "googclient_schemaencoding", "goog-x", "content-type", "Content-Type", ""] {
+        assert!(!is_senders_own(key), "{key}");
+    }
+    for key in ["order", "cell", "x-goog"] {
+        assert!(is_senders_own(key), "{key}");
+    }
+}
+
+#[test]
+fn a_hundred_violations_are_shown_and_the_rest_is_counted() {
+    let violation = |number: usize| Violation::decoding(Document::Request, format!("jobs[{number}]"), "wrong");
+    let answer = Answer {
+        state: Some(State::Rejected),
+        failure: Some(Failure::new(Code::InvalidArgument, "many")),
+        violations: (0..250).map(violation).collect(),
+        ..Answer::default()
+    };
+    let message = speaker().answer(&correlation(), Kind::Rejected, answer, now());
+    let data = data(&message);
+    assert_eq!(data["violations"].as_array().unwrap().len(), 100);
+    assert_eq!(data["violations"][0], json!({ "document": "request", "path": "jobs[0]", "reason": "wrong" }));
+    assert_eq!(data["violation_count"], 250);
+    assert_eq!(data["error"], json!({ "code": "INVALID_ARGUMENT", "message": "many" }));
+}
+
+#[test]
+fn a_template_too_large_for_a_message_is_left_out_with_a_warning() {
+    let answer = |length: usize| Answer { template: Some(json!({ "id": "x".repeat(length) })), ..Answer::default() };
+    let small = data(&speaker().answer(&correlation(), Kind::Validated, answer(100), now()));
+    assert!(small["template"].is_object() && small.get("warnings").is_none());
+    let message = speaker().answer(&correlation(), Kind::Validated, answer(9_000_000), now());
+    assert!(message.data.len() < 10_000);
+    assert!(data(&message).get("template").is_none());
+    assert!(data(&message)["warnings"][0]["reason"].as_str().unwrap().contains("8 MB"));
+}
