@@ -36,11 +36,11 @@ fn correlation() -> Correlation {
 }
 
 fn now() -> DateTime<Utc> {
-    "2026-03-01T12:00:00.5Z".parse().unwrap()
+    "2026-03-01T12:00:00.5Z".parse().expect("a time")
 }
 
 fn data(message: &Message) -> Value {
-    serde_json::from_slice(&message.data).unwrap()
+    serde_json::from_slice(&message.data).expect("JSON")
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn event(ty: &str, source: &str, data: impl Into<Data>) -> Event {
         .time("2026-03-01T12:00:00Z")
         .data("application/json", data)
         .build()
-        .unwrap()
+        .expect("an event")
 }
 
 fn published(data: impl Into<Data>) -> Event {
