@@ -38,23 +38,24 @@ const LIST_OPERATIONS: Method = read("Operations.ListOperations", 2500);
 const CANCEL_OPERATION: Method = read("Operations.CancelOperation", 2000);
 const GET_JOB: Method = read("JobController.GetJob", 1500);
 
-/// Dataproc of one project and region, until a deadline.
+/// Dataproc of one project and region, for the time of an event.
 #[derive(Clone)]
 pub struct Dataproc {
     service: Service,
     project: String,
     region: String,
+    began: Instant,
     until: Instant,
 }
 
 impl Dataproc {
     pub fn new(service: Service, project: &str, region: &str, until: Instant) -> Dataproc {
-        Dataproc { service, project: project.to_owned(), region: region.to_owned(), until }
+        Dataproc { service, project: project.to_owned(), region: region.to_owned(), began: Instant::now(), until }
     }
 
-    /// The same with another deadline.
+    /// The same for an event that begins now and has until then.
     pub fn until(&self, until: Instant) -> Dataproc {
-        Dataproc { until, ..self.clone() }
+        Dataproc { began: Instant::now(), until, ..self.clone() }
     }
 
     fn parent(&self) -> String {
@@ -65,7 +66,9 @@ impl Dataproc {
     /// fields that are newer than it, and would drop them. Never repeated, unless it was certainly not sent.
     pub async fn instantiate(&self, request: &DynamicMessage, deadline: Duration) -> Result<Operation, CallError> {
         let parent = self.parent();
-        let method = Method { name: INSTANTIATE_NAME, deadline, repeat: Repeat::Never };
+        // Before the event the instance may have been frozen, and its connections with it.
+        let repeat = Repeat::Never { alive_since: self.began };
+        let method = Method { name: INSTANTIATE_NAME, deadline, repeat };
         let answer = self
             .service
             .call(method, &parent, self.until, |channel, deadline| {

@@ -4,8 +4,6 @@ mod support;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
-    process::Stdio,
     time::Duration,
 };
 
@@ -14,111 +12,18 @@ use gcloud_sdk::google::pubsub::v1::{
     publisher_client::PublisherClient, subscriber_client::SubscriberClient,
 };
 use inline_workflow::environment::*;
-use inline_workflow_emulator::{Emulator, Fault, Options, PushSubscription, What};
+use inline_workflow_emulator::{Emulator, Fault, PushSubscription, What};
 use serde_json::{Value, json};
-use support::{BUCKET, CONFIG, PROJECT, REQUESTS, RESPONSES, TICKS, one_step};
+use support::{
+    BUCKET, PROJECT, REQUESTS, RESPONSES, TICKS,
+    binary::{Function, LONG, command, emulator, kinds, variables},
+    one_step,
+};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
-    process::{Child, Command},
+    net::TcpListener,
+    process::Command,
     time::{sleep, timeout},
 };
-
-const LONG: Duration = Duration::from_secs(60);
-
-/// The binary, running; killed when dropped.
-struct Function {
-    child: Child,
-    port: u16,
-}
-
-fn command(variables: &BTreeMap<&str, String>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_function"));
-    command.env_clear().envs(variables).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    command
-}
-
-fn variables(services: SocketAddr) -> BTreeMap<&'static str, String> {
-    BTreeMap::from([
-        (ENV_PORT, "0".to_owned()),
-        (ENV_PROJECT, PROJECT.to_owned()),
-        (ENV_REGION, "us-central1".to_owned()),
-        (ENV_STAGING_BUCKET, BUCKET.to_owned()),
-        (ENV_RESPONSE_TOPIC, RESPONSES.to_owned()),
-        (ENV_TICK_TOPIC, TICKS.to_owned()),
-        (ENV_DATAPROC_EMULATOR, services.to_string()),
-        (ENV_PUBSUB_EMULATOR, services.to_string()),
-        (ENV_STORAGE_EMULATOR, services.to_string()),
-    ])
-}
-
-impl Function {
-    async fn start(variables: &BTreeMap<&str, String>) -> Function {
-        let mut child = command(variables).spawn().expect("the binary starts");
-        let mut log = BufReader::new(child.stdout.take().expect("piped"));
-        let mut line = String::new();
-        timeout(LONG, log.read_line(&mut line)).await.expect("in time").expect("a line");
-        let port = line
-            .split(|c: char| !c.is_ascii_digit() && c != ':' && c != '.')
-            .find_map(|word| word.strip_prefix("0.0.0.0:")?.parse().ok());
-        // A full pipe would stop it.
-        tokio::spawn(async move { tokio::io::copy(&mut log, &mut tokio::io::sink()).await });
-        Function { child, port: port.unwrap_or_else(|| panic!("no port in {line:?}")) }
-    }
-
-    fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}/", self.port)
-    }
-
-    /// Posts a body with headers, and says the status of the answer.
-    async fn post(&self, headers: &[(&str, &str)], body: &[u8]) -> u16 {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.expect("it listens");
-        let mut head = format!("POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        head.push_str("\r\n");
-        stream.write_all(head.as_bytes()).await.expect("written");
-        // A refusal may come before the whole body has gone.
-        let _ = stream.write_all(body).await;
-        let mut answer = Vec::new();
-        let _ = timeout(LONG, stream.read_to_end(&mut answer)).await.expect("an answer");
-        let answer = String::from_utf8_lossy(&answer);
-        answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{answer:?}"))
-    }
-
-    /// Posts a message as Eventarc does.
-    async fn deliver(&self, topic: &str, id: &str, data: &[u8]) -> u16 {
-        use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-        let now = chrono::Utc::now().to_rfc3339();
-        let body = json!({ "message": { "data": BASE64.encode(data), "messageId": id, "publishTime": now } });
-        let source = format!("//pubsub.googleapis.com/{topic}");
-        let headers = [
-            ("ce-id", id),
-            ("ce-source", &source),
-            ("ce-specversion", "1.0"),
-            ("ce-type", "google.cloud.pubsub.topic.v1.messagePublished"),
-            ("content-type", "application/json"),
-        ];
-        self.post(&headers, body.to_string().as_bytes()).await
-    }
-}
-
-/// An emulator at 200 times the speed, with a configuration and a script.
-fn emulator() -> Emulator {
-    let emulator = Emulator::new(Options { speed: 200.0, ..Options::default() });
-    emulator.create_topic(RESPONSES);
-    let config = json!({ "default_cluster_config": { "cluster_name": "default", "config": {} } });
-    emulator.put_object(BUCKET, CONFIG, config.to_string());
-    emulator.put_object(BUCKET, "scripts/ok.py", "print()");
-    emulator
-}
-
-fn kinds(emulator: &Emulator) -> Vec<String> {
-    let kind =
-        |message: &PubsubMessage| message.attributes["ce-type"].rsplit('.').next().unwrap_or_default().to_owned();
-    emulator.published(RESPONSES).iter().map(kind).collect()
-}
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let limit = tokio::time::Instant::now() + LONG;
@@ -263,15 +168,11 @@ async fn on_cloud_run_the_log_is_one_json_object_a_line() {
     let address = emulator.start().await.unwrap();
     let mut variables = variables(address);
     variables.insert(ENV_SERVICE, "inline-workflow".to_owned());
-    let mut child = command(&variables).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let first: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
-    let port = first["address"].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
-    let function = Function { child, port };
+    let mut function = Function::start(&variables).await;
     let body = json!({ "message": { "data": "e30=", "messageId": "7" }, "subscription": "s" }).to_string();
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     assert_eq!(function.post(&[("traceparent", trace)], body.as_bytes()).await, 204);
-    let line: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+    let line: Value = serde_json::from_str(&function.log_line().await).unwrap();
     assert_eq!(line["severity"], "INFO");
     assert_eq!(line["logging.googleapis.com/trace"], "projects/test-project/traces/0af7651916cd43dd8448eb211c80319c");
     assert!(line["run_id"].is_string() && line["job_name"].is_string() && line["elapsed_ms"].is_number(), "{line}");

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses its own part of it")]
 
+pub mod binary;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -89,10 +91,14 @@ impl World {
 
     /// The same, with a clock that is ahead (or behind) by so much.
     pub fn instance_with_skew(&mut self, skew: TimeDelta) -> Context {
+        let reach = self.reach();
+        self.instance_with(Reaches { storage: reach.clone(), dataproc: reach.clone(), pubsub: reach }, skew)
+    }
+
+    /// The same, with another way to the services.
+    pub fn instance_with(&mut self, reaches: Reaches, skew: TimeDelta) -> Context {
         self.instances += 1;
         let environment = Environment::from_lookup(|name| self.variables.get(name).cloned()).expect("an environment");
-        let reach = self.reach();
-        let reaches = Reaches { storage: reach.clone(), dataproc: reach.clone(), pubsub: reach };
         let clock = Clock::Runtime { base: self.base + skew, start: self.start };
         Context::new(environment, reaches, clock, fastrand::Rng::with_seed(self.instances))
     }
