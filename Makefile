@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test test-emulator lint fmt descriptor image
+.PHONY: help run test test-emulator test-chaos lint fmt descriptor image
 
 REQUEST ?= fixtures/requests/example.json
 CARGO ?= cargo
@@ -17,6 +17,9 @@ test: ## all tests that need nothing but cargo
 test-emulator: ## the end-to-end tests against Google's own Pub/Sub emulator (needs gcloud and Java)
 	$(CARGO) build --locked --bin function --bin emulator
 	.ci/with-pubsub-emulator $(CARGO) test --locked -p inline-workflow --test end_to_end -- --include-ignored official
+
+test-chaos: ## the tests that take minutes: the binary killed at random moments (needs gcloud and Java) [CHAOS_SEED=7]
+	.ci/with-pubsub-emulator $(CARGO) test --locked -p inline-workflow --test kill -- --ignored --nocapture
 
 lint: ## formatting, clippy with warnings denied, dependencies (if cargo-deny is installed)
 	$(CARGO) fmt --all --check

@@ -7,16 +7,14 @@ use std::{
     time::Duration,
 };
 
-use gcloud_sdk::google::pubsub::v1::{
-    AcknowledgeRequest, PublishRequest, PubsubMessage, PullRequest, PushConfig, Subscription, Topic,
-    publisher_client::PublisherClient, subscriber_client::SubscriberClient,
-};
+use gcloud_sdk::google::pubsub::v1::PubsubMessage;
 use inline_workflow::environment::*;
 use inline_workflow_emulator::{Emulator, Fault, PushSubscription, What};
 use serde_json::{Value, json};
 use support::{
     BUCKET, PROJECT, REQUESTS, RESPONSES, TICKS,
     binary::{Function, LONG, command, emulator, kinds, variables},
+    official::Official,
     one_step,
 };
 use tokio::{
@@ -184,33 +182,18 @@ async fn on_cloud_run_the_log_is_one_json_object_a_line() {
 #[tokio::test]
 #[ignore = "needs Google's Pub/Sub emulator: make test-emulator"]
 async fn official_pubsub_emulator_carries_requests_and_results() {
-    let official = std::env::var("OFFICIAL_PUBSUB_EMULATOR").expect("OFFICIAL_PUBSUB_EMULATOR is not set");
+    let mut official = Official::connect().await;
     let emulator = emulator();
     let address = emulator.start().await.unwrap();
     let mut variables = variables(address);
-    variables.insert(ENV_PUBSUB_EMULATOR, official.clone());
+    variables.insert(ENV_PUBSUB_EMULATOR, official.address.clone());
     let function = Function::start(&variables).await;
-    let channel =
-        tonic::transport::Channel::from_shared(format!("http://{official}")).unwrap().connect().await.unwrap();
-    let mut publisher = PublisherClient::new(channel.clone());
-    let mut subscriber = SubscriberClient::new(channel);
     for topic in [REQUESTS, TICKS, RESPONSES] {
-        publisher.create_topic(Topic { name: topic.to_owned(), ..Default::default() }).await.unwrap();
+        official.create_topic(topic).await;
     }
-    // Its push bodies do not tell the topic; the endpoint's path does.
-    for topic in [REQUESTS, TICKS] {
-        let push = PushConfig { push_endpoint: format!("{}{topic}", function.endpoint()), ..Default::default() };
-        let subscription = Subscription {
-            name: topic.replace("topics", "subscriptions"),
-            topic: topic.to_owned(),
-            push_config: Some(push),
-            ..Default::default()
-        };
-        subscriber.create_subscription(subscription).await.unwrap();
-    }
-    let responses = RESPONSES.replace("topics", "subscriptions");
-    let subscription = Subscription { name: responses.clone(), topic: RESPONSES.to_owned(), ..Default::default() };
-    subscriber.create_subscription(subscription).await.unwrap();
+    official.push(REQUESTS, &function.endpoint()).await;
+    official.push(TICKS, &function.endpoint()).await;
+    official.keep(RESPONSES).await;
     let mut requests = vec![b"no request at all".to_vec()];
     for number in 0..10 {
         let mut request = one_step();
@@ -218,32 +201,20 @@ async fn official_pubsub_emulator_carries_requests_and_results() {
         requests.push(request.to_string().into_bytes());
     }
     for data in requests {
-        let message = PubsubMessage { data, ..Default::default() };
-        publisher.publish(PublishRequest { topic: REQUESTS.to_owned(), messages: vec![message] }).await.unwrap();
+        official.publish(REQUESTS, &data).await;
     }
     let mut ended: BTreeMap<String, String> = BTreeMap::new();
     let limit = tokio::time::Instant::now() + LONG;
     while ended.len() < 11 {
         assert!(tokio::time::Instant::now() < limit, "waited too long: {ended:?}");
-        let tick = PubsubMessage { data: b"tick".to_vec(), ..Default::default() };
-        publisher.publish(PublishRequest { topic: TICKS.to_owned(), messages: vec![tick] }).await.unwrap();
-        // A pull that waits, and is given up, may take messages with it.
-        #[expect(deprecated, reason = "the emulator's only pull that does not wait")]
-        let pull = PullRequest { subscription: responses.clone(), max_messages: 100, return_immediately: true };
-        let received = subscriber.pull(pull).await.unwrap().into_inner().received_messages;
-        let ack_ids: Vec<_> = received.iter().map(|received| received.ack_id.clone()).collect();
-        if !ack_ids.is_empty() {
-            let acknowledge = AcknowledgeRequest { subscription: responses.clone(), ack_ids };
-            subscriber.acknowledge(acknowledge).await.unwrap();
-        }
-        sleep(Duration::from_millis(100)).await;
-        for received in received {
-            let message = received.message.unwrap();
+        official.publish(TICKS, b"tick").await;
+        for message in official.pull(RESPONSES).await {
             let kind = message.attributes["ce-type"].rsplit('.').next().unwrap().to_owned();
             if ["succeeded", "rejected", "failed"].contains(&kind.as_str()) {
                 ended.insert(message.attributes["ce-runid"].clone(), kind);
             }
         }
+        sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(ended.values().filter(|kind| *kind == "succeeded").count(), 10, "{ended:?}");
     assert_eq!(ended.values().filter(|kind| *kind == "rejected").count(), 1, "{ended:?}");

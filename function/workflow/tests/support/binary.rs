@@ -66,6 +66,11 @@ impl Function {
         timeout(LONG, self.log.recv()).await.expect("in time").expect("it runs")
     }
 
+    /// Ends it as nothing can be ended more suddenly: `kill -9`.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("it ran");
+    }
+
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}/", self.port)
     }

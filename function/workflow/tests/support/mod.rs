@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its own part of it")]
 
 pub mod binary;
+pub mod official;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
