@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test test-emulator test-chaos lint fmt descriptor image
+.PHONY: help run test test-emulator test-chaos bench lint fmt descriptor image
 
 REQUEST ?= fixtures/requests/example.json
 CARGO ?= cargo
@@ -20,6 +20,9 @@ test-emulator: ## the end-to-end tests against Google's own Pub/Sub emulator (ne
 
 test-chaos: ## the tests that take minutes: the binary killed at random moments (needs gcloud and Java) [CHAOS_SEED=7]
 	.ci/with-pubsub-emulator $(CARGO) test --locked -p inline-workflow --test kill -- --ignored --nocapture
+
+bench: ## requests a second, and the runs that one tick takes further [RUNS=5000]
+	$(CARGO) bench --locked -p inline-workflow --bench sweep
 
 lint: ## formatting, clippy with warnings denied, dependencies (if cargo-deny is installed)
 	$(CARGO) fmt --all --check
