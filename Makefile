@@ -18,7 +18,8 @@ test-emulator: ## the end-to-end tests against Google's own Pub/Sub emulator (ne
 	$(CARGO) build --locked --bin function --bin emulator
 	.ci/with-pubsub-emulator $(CARGO) test --locked -p inline-workflow --test end_to_end -- --include-ignored official
 
-test-chaos: ## the tests that take minutes: the binary killed at random moments (needs gcloud and Java) [CHAOS_SEED=7]
+test-chaos: ## minutes: 10,000 simulated schedules, then the binary killed at random (gcloud, Java) [SCHEDULES= FIRST_SEED= CHAOS_SEED=7]
+	SCHEDULES=$${SCHEDULES:-10000} $(CARGO) test --locked --profile chaos -p inline-workflow --test simulation -- --nocapture
 	.ci/with-pubsub-emulator $(CARGO) test --locked -p inline-workflow --test kill -- --ignored --nocapture
 
 bench: ## requests a second, and the runs that one tick takes further [RUNS=5000]

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     advance::{advance, publish_last},
+    bury::bury,
     clock::after,
     cluster_config::{self, ClusterConfig},
     context::Context,
@@ -67,27 +68,36 @@ pub async fn accept(cx: &Context, message: &Message, traceparent: Option<String>
     let config = current_config(cx).await.map_err(Error::NotRecorded)?;
     let (rendered, violations) = render(cx, &request, run_id, config.as_deref(), faults);
     let (refused, warnings) = sort(violations, cx.environment.rules);
-    let rendered = match rendered {
-        Some(rendered) if refused.is_empty() => rendered,
+    let is_of_config = |violation: &Violation| violation.document == Document::Config;
+    if refused.iter().any(is_of_config) {
+        let object = cx.environment.config_object.as_str();
+        warn!(object, fault = summary(&refused), "the cluster configuration cannot be used");
+    }
+    let generation = config.map_or(0, |config| config.generation);
+    let writer = cx.writer();
+    let record = match rendered {
+        Some(rendered) if refused.is_empty() && request.action == Action::Validate => {
+            let answer = Answer {
+                template: Some(template_json(cx, &rendered, run_id)),
+                config_entry: Some(rendered.config_entry),
+                config_generation: Some(generation),
+                warnings,
+                received: message.published,
+                ..Answer::default()
+            };
+            let message = cx.speaker.answer(&to, Kind::Validated, answer, cx.now());
+            cx.responses.publish(&message).await.map_err(Error::NotRecorded)?;
+            return Ok(handled("validated".to_owned()));
+        }
+        Some(rendered) if refused.is_empty() => {
+            new_record(cx, message, &request, &rendered, to.clone(), (generation, warnings), &writer)
+        }
+        // Once the configuration is mended, the message's next delivery must not become a run: so this is recorded.
+        _ if refused.iter().all(is_of_config) && request.action == Action::Run => {
+            rejected_record(cx, message, &request, to.clone(), refused)
+        }
         _ => return reject(cx, &to, &request, refused, message).await.map(handled),
     };
-    let generation = config.map_or(0, |config| config.generation);
-    if request.action == Action::Validate {
-        let answer = Answer {
-            template: Some(template_json(cx, &rendered, run_id)),
-            config_entry: Some(rendered.config_entry),
-            config_generation: Some(generation),
-            warnings,
-            received: message.published,
-            ..Answer::default()
-        };
-        let message = cx.speaker.answer(&to, Kind::Validated, answer, cx.now());
-        cx.responses.publish(&message).await.map_err(Error::NotRecorded)?;
-        return Ok(handled("validated".to_owned()));
-    }
-
-    let writer = cx.writer();
-    let record = new_record(cx, message, &request, &rendered, to.clone(), (generation, warnings), &writer);
     // Side by side: both must stand before the message is acked, and the order does not matter then.
     let (marked, stored) = join!(records::mark(cx, run_id), records::store(cx, &record, 0));
     let marker = marked.map_err(Error::NotRecorded)?;
@@ -101,7 +111,7 @@ pub async fn accept(cx: &Context, message: &Message, traceparent: Option<String>
             let run = Loaded { record, generation };
             Ok(handled(first_step(cx, &writer, run, Some(marker)).await))
         }
-        Written::Lost => repeated(cx, &writer, record).await.map(handled),
+        Written::Lost => repeated(cx, &writer, record, marker).await.map(handled),
     }
 }
 
@@ -137,22 +147,26 @@ fn render(
     config: Result<&ClusterConfig, &Violation>,
     mut violations: Vec<Violation>,
 ) -> (Option<Rendered>, Vec<Violation>) {
-    let config = match config {
-        Ok(config) => config,
-        Err(fault) => {
-            violations.push(fault.clone());
-            return (None, violations);
-        }
-    };
     let options = template::Options {
         run_id,
         allowed_code_prefixes: cx.environment.allowed_code_prefixes.clone(),
         cluster_idle_ttl: cx.environment.cluster_idle_ttl.map(|ttl| ttl.as_secs()),
         cluster_max_ttl: cx.environment.cluster_max_ttl.map(|ttl| ttl.as_secs()),
     };
-    let (rendered, more) = template::render(request, config, &options);
-    violations.extend(more);
-    (rendered, violations)
+    match config {
+        Ok(config) => {
+            let (rendered, more) = template::render(request, config, &options);
+            violations.extend(more);
+            (rendered, violations)
+        }
+        Err(fault) => {
+            // The sender's own faults are told all the same.
+            let (_, more) = template::render(request, &ClusterConfig::stand_in(), &options);
+            violations.extend(more.into_iter().filter(|violation| violation.document == Document::Request));
+            violations.push(fault.clone());
+            (None, violations)
+        }
+    }
 }
 
 /// Those that forbid the run, and those that only warn.
@@ -168,8 +182,9 @@ fn template_json(cx: &Context, rendered: &Rendered, run_id: Uuid) -> serde_json:
     template::to_json(&request)["template"].take()
 }
 
-/// Answers a request that will not run. One that was recorded before its configuration or these rules changed is running,
-/// and this is but its repetition.
+/// Answers a message that nothing comes of. If the run that it names is recorded all the same, what stands there counts:
+/// a request that was recorded before these rules changed is running, and this is but its repetition; and one that runs
+/// under the same request_id has not been rejected.
 async fn reject(
     cx: &Context,
     to: &Correlation,
@@ -177,24 +192,28 @@ async fn reject(
     violations: Vec<Violation>,
     message: &Message,
 ) -> Result<String, Error> {
-    if request.action == Action::Run
-        && let Found::Record(run) = records::load(cx, to.run_id).await.map_err(Error::NotRecorded)?
-        && run.record.digest == request.digest()
-        && (run.record.state != State::Rejected || run.record.correlation.message_id == to.message_id)
-    {
-        if !run.record.state.is_end() {
-            records::mark(cx, to.run_id).await.map_err(Error::NotRecorded)?;
+    let failure = Failure::new(Code::InvalidArgument, summary(&violations));
+    let what = format!("rejected: {}", failure.message);
+    match records::load(cx, to.run_id).await.map_err(Error::NotRecorded)? {
+        Found::Missing => {}
+        Found::Record(run) => {
+            let rejected = run.record.state == State::Rejected;
+            let its_own = run.record.correlation.message_id == to.message_id;
+            let the_same = request.action == Action::Run && run.record.digest == request.digest();
+            if its_own || (the_same && !rejected) {
+                return repeat(cx, &cx.writer(), *run, None).await;
+            }
+            if !rejected {
+                let message = cx.speaker.answered(to, &run.record, (Some(failure), &violations), cx.now());
+                cx.responses.publish(&message).await.map_err(Error::NotRecorded)?;
+                return Ok(format!("answered, for there is a run of that name; {what}"));
+            }
         }
-        return Ok(repeat(cx, &cx.writer(), *run).await);
-    }
-    let what = format!("rejected: {}", summary(&violations));
-    if violations.iter().any(|violation| violation.document == Document::Config) {
-        let object = cx.environment.config_object.as_str();
-        warn!(object, fault = summary(&violations), "the cluster configuration cannot be used");
+        other => return illegible(cx, to, other).await,
     }
     let answer = Answer {
         state: Some(State::Rejected),
-        failure: Some(Failure::new(Code::InvalidArgument, summary(&violations))),
+        failure: Some(failure),
         violations,
         received: message.published,
         ..Answer::default()
@@ -266,6 +285,24 @@ fn new_record(
     }
 }
 
+/// A run that ends before it begins.
+fn rejected_record(
+    cx: &Context,
+    message: &Message,
+    request: &Request,
+    to: Correlation,
+    violations: Vec<Violation>,
+) -> Record {
+    let now = cx.now();
+    let mut record = Record {
+        digest: request.digest(),
+        request: request.document.to_serde(),
+        ..Record::accepted(to, message.published, now)
+    };
+    record.rejected(now, Failure::new(Code::InvalidArgument, summary(&violations)), violations);
+    record
+}
+
 /// The run is recorded: whatever comes of its first step, the message has done its duty.
 async fn first_step(cx: &Context, writer: &str, run: Loaded, marker: Option<i64>) -> String {
     match advance(cx, writer, run, marker).await {
@@ -276,20 +313,29 @@ async fn first_step(cx: &Context, writer: &str, run: Loaded, marker: Option<i64>
 
 /// The run's record stands already: a second delivery, a second message with the same request_id, or a new try after a
 /// rejection.
-async fn repeated(cx: &Context, writer: &str, fresh: Record) -> Result<String, Error> {
+async fn repeated(cx: &Context, writer: &str, fresh: Record, marker: Option<i64>) -> Result<String, Error> {
     let found = records::load(cx, fresh.run_id()).await.map_err(Error::NotRecorded)?;
     let run = match found {
         Found::Record(run) => run,
-        // Taken away between two calls; the next delivery finds out what is left.
-        Found::Missing => {
-            return Err(Error::NotRecorded(CallError {
-                method: "Storage.ReadObject",
-                resource: records::record_object(fresh.run_id()),
-                code: Code::Aborted,
-                message: "the record was taken away".to_owned(),
-                never_sent: false,
-            }));
-        }
+        other => return illegible(cx, &fresh.correlation, other).await,
+    };
+    if run.record.state == State::Rejected && fresh.is_newer_than(&run.record) {
+        return start_anew(cx, writer, *run, fresh).await;
+    }
+    if run.record.digest == fresh.digest {
+        return repeat(cx, writer, *run, marker).await;
+    }
+    let id = fresh.correlation.request_id.as_deref().unwrap_or_default();
+    let reason = format!("request_id {id:?} belongs to a run with another request");
+    let failure = Failure::new(Code::AlreadyExists, reason);
+    let message = cx.speaker.answered(&fresh.correlation, &run.record, (Some(failure), &[]), cx.now());
+    cx.responses.publish(&message).await.map_err(Error::NotRecorded)?;
+    Ok("answered: request_id in use".to_owned())
+}
+
+/// Answers a message whose run's record stands, and cannot be shown.
+async fn illegible(cx: &Context, to: &Correlation, found: Found) -> Result<String, Error> {
+    match found {
         Found::UnknownVersion(version) => {
             let text = format!("the run's record has version {version}, unknown to this release");
             let answer = Answer {
@@ -297,39 +343,29 @@ async fn repeated(cx: &Context, writer: &str, fresh: Record) -> Result<String, E
                 failure: Some(Failure::new(Code::FailedPrecondition, text)),
                 ..Answer::default()
             };
-            return inquire::answer(cx, &fresh.correlation, answer).await;
+            inquire::answer(cx, to, answer).await
         }
         Found::Unreadable { generation, content, reason } => {
-            return crate::bury::bury(cx, &fresh.correlation, (generation, content), &reason, None)
-                .await
-                .map(|()| "buried an unreadable record".to_owned())
-                .map_err(Error::LeftToTick);
+            bury(cx, to, (generation, content), &reason, None).await.map_err(Error::NotRecorded)?;
+            Ok("buried an unreadable record".to_owned())
         }
-    };
-    let same = run.record.digest == fresh.digest;
-    let another_message = run.record.correlation.message_id != fresh.correlation.message_id;
-    if run.record.state == State::Rejected && another_message {
-        return start_anew(cx, writer, *run, fresh).await;
+        // Taken away or mended between two calls; the next delivery finds out what is left.
+        Found::Missing | Found::Record(_) => Err(Error::NotRecorded(CallError {
+            method: "Storage.ReadObject",
+            resource: records::record_object(to.run_id),
+            code: Code::Aborted,
+            message: "the record was taken away".to_owned(),
+            never_sent: false,
+        })),
     }
-    if same {
-        return Ok(repeat(cx, writer, *run).await);
-    }
-    let id = fresh.correlation.request_id.as_deref().unwrap_or_default();
-    let reason = format!("request_id {id:?} belongs to a run with another request");
-    let failure = Failure::new(Code::AlreadyExists, reason);
-    let message = cx.speaker.answered(&fresh.correlation, &run.record, Some(failure), cx.now());
-    cx.responses.publish(&message).await.map_err(Error::NotRecorded)?;
-    Ok("answered: request_id in use".to_owned())
 }
 
 /// A run that was rejected never ran, so its request_id may be used again.
 async fn start_anew(cx: &Context, writer: &str, rejected: Loaded, fresh: Record) -> Result<String, Error> {
-    let record = Record {
-        // Dataproc may remember the earlier names, and consumers the earlier events.
-        attempt: rejected.record.attempt + 1,
-        sequence: rejected.record.sequence,
-        ..fresh
-    };
+    // Nobody tells it once its record is replaced.
+    publish_last(cx, &rejected.record).await.map_err(Error::NotRecorded)?;
+    let mut record = fresh;
+    record.take_over(&rejected.record);
     let run_id = record.run_id();
     match records::store(cx, &record, rejected.generation).await.map_err(Error::NotRecorded)? {
         // Another message with the same request was faster; the next delivery meets its record.
@@ -349,24 +385,34 @@ async fn start_anew(cx: &Context, writer: &str, rejected: Loaded, fresh: Record)
     }
 }
 
-/// The same request again, and its marker stands: says again what was said last, and takes the run's next step.
-async fn repeat(cx: &Context, writer: &str, run: Loaded) -> String {
+/// The same request again: says again what was said last, and takes the run's next step. `marker` is the one that this
+/// message has set, if there was none.
+async fn repeat(cx: &Context, writer: &str, run: Loaded, marker: Option<i64>) -> Result<String, Error> {
     let run_id = run.record.run_id();
     let said = match &run.record.last_event {
         // One that nobody has published yet is published in its turn.
         Some(event) if event.published || run.record.state.is_end() => publish_last(cx, &run.record).await,
         _ => Ok(()),
     };
+    if run.record.state.is_end() {
+        // It is all the answer that this message gets.
+        said.map_err(Error::NotRecorded)?;
+        if let Some(marker) = marker
+            && let Err(error) = cx.storage.delete(&records::marker_object(run_id), marker).await
+        {
+            warn!(%run_id, %error, "the marker of an ended run is left to the next tick");
+        }
+        return Ok(format!("repeated, {}", describe(&run.record)));
+    }
     if let Err(error) = said {
         warn!(%run_id, %error, "the last event could not be repeated");
     }
-    if run.record.state.is_end() {
-        return format!("repeated, {}", describe(&run.record));
-    }
-    match advance(cx, writer, run, None).await {
+    // Anew: who still sees the rejection that this run replaced must not delete its marker.
+    let marker = records::mark_anew(cx, run_id).await.map_err(Error::NotRecorded)?;
+    Ok(match advance(cx, writer, run, Some(marker)).await {
         Ok(record) => format!("repeated, {}", describe(&record)),
         Err(error) => format!("repeated, left to the next tick: {error}"),
-    }
+    })
 }
 
 fn describe(record: &Record) -> String {

@@ -88,7 +88,7 @@ async fn inquire_recorded(
             Written::Lost => return Ok(None),
         }
     }
-    let answered = cx.speaker.answered(to, &run.record, None, cx.now());
+    let answered = cx.speaker.answered(to, &run.record, (None, &[]), cx.now());
     cx.responses.publish(&answered).await.map_err(Error::NotRecorded)?;
     if cancel {
         let run_id = run.record.run_id();

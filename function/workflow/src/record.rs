@@ -151,6 +151,9 @@ pub struct Record {
     pub config_generation: i64,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub warnings: Vec<Violation>,
+    /// Why it was rejected without an attempt.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub violations: Vec<Violation>,
     pub recorded: DateTime<Utc>,
     pub times: Times,
     pub state: State,
@@ -217,6 +220,7 @@ impl Record {
             config_entry: String::new(),
             config_generation: 0,
             warnings: Vec::new(),
+            violations: Vec::new(),
             recorded: now,
             times: Times { received: published.or(Some(now)), ..Times::default() },
             state: State::Accepted,

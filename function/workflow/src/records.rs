@@ -115,8 +115,10 @@ pub async fn mark(cx: &Context, run_id: Uuid) -> Result<Option<i64>, CallError> 
     match cx.storage.write(&marker_object(run_id), b"", "text/plain", 0).await {
         Ok(Written::At(generation)) => Ok(Some(generation)),
         Ok(Written::Lost) => Ok(None),
-        // Whoever wrote it within this second wrote what this call wanted to write.
-        Err(error) if error.code == Code::ResourceExhausted => Ok(None),
+        // Mostly somebody wrote it within this second; but it may have been its deletion, or other traffic.
+        Err(error) if error.code == Code::ResourceExhausted => {
+            cx.storage.generation(&marker_object(run_id)).await?.map(|_| None).ok_or(error)
+        }
         Err(error) => Err(error),
     }
 }

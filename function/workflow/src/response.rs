@@ -53,15 +53,22 @@ impl Speaker {
         self.message(&record.correlation, event.kind, &event.id_suffix, event.sequence, event.time, data)
     }
 
-    /// The answer to a message about a run that is recorded: the run as it stands, and `failure` if the message could
-    /// not have its way.
-    pub fn answered(&self, to: &Correlation, record: &Record, failure: Option<Failure>, now: DateTime<Utc>) -> Message {
+    /// The answer to a message about a run that is recorded: the run as it stands, and why the message could not have
+    /// its way if it could not.
+    pub fn answered(
+        &self,
+        to: &Correlation,
+        record: &Record,
+        (failure, violations): (Option<Failure>, &[Violation]),
+        now: DateTime<Utc>,
+    ) -> Message {
         let mut data = self.record_data(record, &record.warnings);
         data.insert("message_id".to_owned(), json!(to.message_id));
         data.insert("found".to_owned(), json!(true));
         if let Some(failure) = failure {
             data.insert("error".to_owned(), json!(failure));
         }
+        insert_violations(&mut data, "violations", violations);
         let suffix = format!("answered/{}", to.message_id);
         self.message(to, Kind::Answered, &suffix, record.sequence, now, data)
     }
@@ -109,6 +116,7 @@ impl Speaker {
             data.insert("steps".to_owned(), json!(record.progress.steps));
         }
         insert(&mut data, "error", record.failure.as_ref());
+        insert_violations(&mut data, "violations", &record.violations);
         insert_violations(&mut data, "warnings", warnings);
         let times: Map<String, Value> = [
             ("received", record.times.received),

@@ -14,6 +14,7 @@ use crate::{
     outcome::{Cluster, Failure, Observation, Outcome, Progress, Step, short_digest},
     record::{Announcement, Correlation, Kind, Lease, Record, State},
     refusal::{Refusal, backoff, refusal},
+    violation::Violation,
 };
 
 /// After the last moment at which a submission can still have been under way, so long must pass before a look that finds
@@ -76,6 +77,31 @@ impl Record {
         record.failure = Some(failure);
         record.end(State::Failed, now);
         record
+    }
+
+    /// The run cannot even begin.
+    pub fn rejected(&mut self, now: DateTime<Utc>, failure: Failure, violations: Vec<Violation>) {
+        self.failure = Some(failure);
+        self.violations = violations;
+        self.end(State::Rejected, now);
+    }
+
+    /// Whether it came with a later message. An earlier one has been overtaken, or is delivered a second time: its
+    /// request must not come to life again.
+    pub fn is_newer_than(&self, other: &Record) -> bool {
+        // Messages of the same millisecond need some order, too.
+        let age = |record: &Record| {
+            let id = &record.correlation.message_id;
+            (record.times.received, id.len(), id.clone())
+        };
+        age(self) > age(other)
+    }
+
+    /// Goes on where a rejected run of the same id ended: Dataproc may remember its names, and consumers its events.
+    pub fn take_over(&mut self, rejected: &Record) {
+        self.attempt = rejected.attempt + 1;
+        self.sequence += rejected.sequence;
+        self.last_event.iter_mut().for_each(|event| event.sequence += rejected.sequence);
     }
 
     /// What is to be done now by `writer`.

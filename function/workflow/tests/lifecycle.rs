@@ -154,8 +154,19 @@ async fn a_fault_of_the_configuration_names_it_and_not_the_sender() {
         assert!(violations.iter().any(|v| v["reason"].as_str().unwrap().contains(CONFIG)), "{violations:?}");
     }
     world.emulator.delete_object(BUCKET, CONFIG);
-    deliver(&cx, &world.request(&one_step())).await.unwrap();
+    let event = world.request(&one_step());
+    deliver(&cx, &event).await.unwrap();
     assert_eq!(world.said().pop().unwrap().data["violations"][0]["document"], "config");
+    // The sender's own faults are told beside it.
+    deliver(&cx, &world.request(&json!({ "jobs": [{ "step_id": "x" }] }))).await.unwrap();
+    let said = world.said().pop().unwrap();
+    let documents: Vec<_> = said.data["violations"].as_array().unwrap().iter().map(|v| v["document"].clone()).collect();
+    assert!(documents.contains(&json!("config")) && documents.contains(&json!("request")), "{}", said.data);
+    // What was rejected stays so, should the message come again once the configuration is mended.
+    world.emulator.put_object(BUCKET, CONFIG, json!({ "default_cluster_config": { "config": {} } }).to_string());
+    deliver(&cx, &event).await.unwrap();
+    assert_eq!(world.said().pop().unwrap().kind, "rejected");
+    assert!(world.emulator.workflows().is_empty() && world.objects("active/").is_empty());
 }
 
 #[tokio::test(start_paused = true)]

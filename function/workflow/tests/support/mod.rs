@@ -99,9 +99,14 @@ impl World {
     /// The same, with another way to the services.
     pub fn instance_with(&mut self, reaches: Reaches, skew: TimeDelta) -> Context {
         self.instances += 1;
-        let environment = Environment::from_lookup(|name| self.variables.get(name).cloned()).expect("an environment");
+        let environment = self.environment();
         let clock = Clock::Runtime { base: self.base + skew, start: self.start };
         Context::new(environment, reaches, clock, fastrand::Rng::with_seed(self.instances))
+    }
+
+    /// What the instances that start now see.
+    pub fn environment(&self) -> Environment {
+        Environment::from_lookup(|name| self.variables.get(name).cloned()).expect("an environment")
     }
 
     /// The way to the emulator's services, over streams in memory.
