@@ -252,7 +252,9 @@ fn address(text: &str) -> Result<String, String> {
     let bare = text.strip_prefix("http://").unwrap_or(text);
     let bare = bare.strip_suffix('/').unwrap_or(bare);
     match bare.parse::<http::uri::Authority>() {
-        Ok(authority) if authority.port_u16().is_some() && !bare.contains('@') => Ok(bare.to_owned()),
+        Ok(authority) if authority.port_u16().is_some() && !authority.host().is_empty() && !bare.contains('@') => {
+            Ok(bare.to_owned())
+        }
         _ => Err(format!("{text:?} is not host:port")),
     }
 }
@@ -310,6 +312,7 @@ mod tests {
                 ENV_SUBMIT_LEASE => "-1",
                 ENV_RESPONSE_TOPIC => "projects/x/topics/",
                 ENV_CONFIG_OBJECT => "runs/x.json",
+                ENV_DATAPROC_EMULATOR => ":8085",
                 ENV_PUBSUB_EMULATOR => "localhost",
                 ENV_ALLOWED_CODE_PREFIXES => "gs://good/,s3://bad",
                 ENV_CLUSTER_IDLE_TTL => "10",
@@ -329,6 +332,7 @@ mod tests {
             ENV_RULES,
             ENV_SUBMIT_LEASE,
             ENV_CONFIG_OBJECT,
+            ENV_DATAPROC_EMULATOR,
             ENV_PUBSUB_EMULATOR,
             ENV_ALLOWED_CODE_PREFIXES,
             ENV_CLUSTER_IDLE_TTL,
