@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test test-emulator test-chaos bench lint fmt descriptor image
+.PHONY: help run test test-emulator test-chaos fuzz bench lint fmt descriptor image
 
 REQUEST ?= fixtures/requests/example.json
 CARGO ?= cargo
@@ -21,6 +21,9 @@ test-emulator: ## the end-to-end tests against Google's own Pub/Sub emulator (ne
 test-chaos: ## minutes: 10,000 simulated schedules, then the binary killed at random (gcloud, Java) [SCHEDULES= FIRST_SEED= CHAOS_SEED=7]
 	SCHEDULES=$${SCHEDULES:-10000} $(CARGO) test --locked --profile chaos -p inline-workflow --test simulation -- --nocapture
 	.ci/with-pubsub-emulator $(CARGO) test --locked -p inline-workflow --test kill -- --ignored --nocapture
+
+fuzz: ## mutated inputs for all that comes from outside, a minute for each target [FUZZ_SECONDS=60 FUZZ_SEED=7 FUZZ_INPUT=target/fuzz/...]
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(CARGO) test --locked -p inline-workflow --test fuzz -- --nocapture
 
 bench: ## requests a second, and the runs that one tick takes further [RUNS=5000]
 	$(CARGO) bench --locked -p inline-workflow --bench sweep

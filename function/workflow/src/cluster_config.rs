@@ -83,7 +83,7 @@ impl ClusterConfig {
     }
 
     fn fault(&self, path: &str, reason: String) -> Violation {
-        fault(&self.object, path, reason)
+        fault(&self.object, &excerpt(path), reason)
     }
 }
 

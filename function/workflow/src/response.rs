@@ -20,6 +20,8 @@ const TYPE_PREFIX: &str = "inlineworkflow.dataproc.run.v1.";
 const MOST_ATTRIBUTES: usize = 100;
 const LONGEST_KEY: usize = 256;
 const LONGEST_VALUE: usize = 1024;
+/// A text of the sender's in the data. The whole message holds 10 MB, and an answer beyond that could never be given.
+const LONGEST_TEXT: usize = 64 * 1024;
 /// A message holds 10 MB; the template shares it with the rest of the event.
 const LARGEST_TEMPLATE: usize = 8 * 1000 * 1000;
 
@@ -63,7 +65,7 @@ impl Speaker {
         now: DateTime<Utc>,
     ) -> Message {
         let mut data = self.record_data(record, &record.warnings);
-        data.insert("message_id".to_owned(), json!(to.message_id));
+        data.insert("message_id".to_owned(), json!(cut(&to.message_id, LONGEST_TEXT)));
         data.insert("found".to_owned(), json!(true));
         if let Some(failure) = failure {
             data.insert("error".to_owned(), json!(failure));
@@ -93,7 +95,7 @@ impl Speaker {
             }
         }
         insert_violations(&mut data, "warnings", &warnings);
-        insert(&mut data, "config_entry", answer.config_entry);
+        insert(&mut data, "config_entry", answer.config_entry.as_deref().map(|name| cut(name, LONGEST_TEXT)));
         insert(&mut data, "config_generation", answer.config_generation);
         if let Some(received) = answer.received {
             data.insert("times".to_owned(), json!({ "received": rfc3339(received) }));
@@ -213,9 +215,9 @@ pub fn is_senders_own(key: &str) -> bool {
 fn correlation_data(to: &Correlation) -> Map<String, Value> {
     let mut data = Map::new();
     data.insert("run_id".to_owned(), json!(to.run_id));
-    insert(&mut data, "job_name", to.job_name.as_ref());
-    insert(&mut data, "request_id", to.request_id.as_ref());
-    data.insert("message_id".to_owned(), json!(to.message_id));
+    insert(&mut data, "job_name", to.job_name.as_deref().map(|name| cut(name, LONGEST_TEXT)));
+    insert(&mut data, "request_id", to.request_id.as_deref().map(|id| cut(id, LONGEST_TEXT)));
+    data.insert("message_id".to_owned(), json!(cut(&to.message_id, LONGEST_TEXT)));
     data
 }
 

@@ -14,7 +14,7 @@ use crate::json;
 use crate::proto_json::{self, dataproc, field, field_value};
 use crate::request::Request;
 use crate::rules::{self, Step};
-use crate::violation::{Document, Fault, Faults, Violation};
+use crate::violation::{Document, Fault, Faults, Violation, excerpt};
 
 pub use crate::proto_json::pool;
 
@@ -55,7 +55,8 @@ pub fn render(request: &Request, config: &ClusterConfig, options: &Options) -> (
     let job_name = request.written("job_name").map(|_| request.job_name.as_str());
     let entry = config.entry(job_name).map_err(|violation| violations.push(violation)).ok();
 
-    let mut of_config = Faults::new(Document::Config, entry.map_or("", |entry| entry.name));
+    let place = entry.map(|entry| excerpt(entry.name)).unwrap_or_default();
+    let mut of_config = Faults::new(Document::Config, &place);
     let mut cluster = entry
         .map_or_else(|| DynamicMessage::new(dataproc("ManagedCluster")), |entry| read_entry(entry, &mut of_config));
 

@@ -144,3 +144,21 @@ fn a_template_too_large_for_a_message_is_left_out_with_a_warning() {
     assert!(data(&message).get("template").is_none());
     assert!(data(&message)["warnings"][0]["reason"].as_str().unwrap().contains("8 MB"));
 }
+
+#[test]
+fn a_text_of_the_sender_is_cut_before_the_answer_is_too_large_to_be_published() {
+    let long = "x".repeat(10_000_000);
+    let to = Correlation {
+        job_name: Some(long.clone()),
+        request_id: Some(long.clone()),
+        message_id: long.clone(),
+        ..correlation()
+    };
+    let answer = Answer { config_entry: Some(long), ..Answer::default() };
+    let refused = speaker().answer(&to, Kind::Rejected, answer, now());
+    let shown = speaker().answered(&to, &Record::accepted(to.clone(), None, now()), None, now());
+    for message in [refused, shown] {
+        assert!(message.data.len() < 1_000_000, "{}", message.data.len());
+        assert_eq!(data(&message)["job_name"].as_str().map(str::len), Some(65_536));
+    }
+}

@@ -135,3 +135,14 @@ fn any_bytes_are_answered() {
         }
     }
 }
+
+#[test]
+fn an_entry_of_a_long_name_is_named_by_its_beginning() {
+    let name = "x".repeat(1 << 20);
+    let config = format!(r#"{{"{name}": {{"config": {{"worker": 1}}}}, "twice": {{}}, "twice": {{}}}}"#);
+    for request in [with(&format!(r#""job_name": "{name}""#)), with(r#""job_name": "twice""#)] {
+        let (_, _, violations) = render(&request, &config, &options());
+        assert!(!violations.is_empty());
+        assert!(violations.iter().all(|violation| violation.path.len() < 200), "{}", violations[0].path.len());
+    }
+}
