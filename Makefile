@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test test-emulator test-chaos fuzz bench lint fmt descriptor image
+.PHONY: help run test test-emulator test-parity test-chaos fuzz bench lint fmt descriptor image
 
 REQUEST ?= fixtures/requests/example.json
 CARGO ?= cargo
@@ -24,6 +24,12 @@ test-chaos: ## minutes: 10,000 simulated schedules, then the binary killed at ra
 
 fuzz: ## mutated inputs for all that comes from outside, a minute for each target [FUZZ_SECONDS=60 FUZZ_SEED=7 FUZZ_INPUT=target/fuzz/...]
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(CARGO) test --locked -p inline-workflow --test fuzz -- --nocapture
+
+test-parity: ## compare with Google's Python client from outside, on the corpus and as many made cases (needs python3 and PyPI)
+	$(CARGO) build --locked --bin function --bin emulator
+	python3 -m venv target/parity
+	target/parity/bin/pip install --quiet google-cloud-dataproc==5.32.0 google-cloud-pubsub==2.44.0 google-cloud-storage==3.17.1
+	target/parity/bin/python .ci/parity.py --function target/debug/function --emulator target/debug/emulator --corpus fixtures/corpus
 
 bench: ## requests a second, and the runs that one tick takes further [RUNS=5000]
 	$(CARGO) bench --locked -p inline-workflow --bench sweep

@@ -22,7 +22,7 @@ pub struct Limits {
     pub body_read: Duration,
     /// How long a connection may wait for its next request. 75 s, longer than common proxies keep theirs.
     pub idle: Duration,
-    /// From the shutdown until requests in flight are given up. 10 s: Cloud Run kills the container then.
+    /// From the shutdown until requests in flight are given up. 9 s: Cloud Run kills the container after 10.
     pub drain: Duration,
 }
 
@@ -34,7 +34,7 @@ impl Default for Limits {
             header_read: Duration::from_secs(10),
             body_read: Duration::from_secs(30),
             idle: Duration::from_secs(75),
-            drain: Duration::from_secs(10),
+            drain: Duration::from_secs(9),
         }
     }
 }

@@ -114,10 +114,16 @@ fn data(message: &Value) -> Result<Vec<u8>, Unreadable> {
 
 fn json(event: &Event) -> Option<Value> {
     match event.data()? {
+        // A structured event may carry its data as text.
+        Data::Json(Value::String(text)) | Data::String(text) => parse(text.as_bytes()),
         Data::Json(value) => Some(value.clone()),
-        Data::String(text) => serde_json::from_str(text).ok(),
-        Data::Binary(bytes) => serde_json::from_slice(bytes).ok(),
+        Data::Binary(bytes) => parse(bytes),
     }
+}
+
+/// JSON, with or without a byte order mark.
+fn parse(text: &[u8]) -> Option<Value> {
+    serde_json::from_slice(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)).ok()
 }
 
 fn operation_name(event: &Event) -> Option<String> {

@@ -156,7 +156,7 @@ fn a_text_of_the_sender_is_cut_before_the_answer_is_too_large_to_be_published() 
     };
     let answer = Answer { config_entry: Some(long), ..Answer::default() };
     let refused = speaker().answer(&to, Kind::Rejected, answer, now());
-    let shown = speaker().answered(&to, &Record::accepted(to.clone(), None, now()), None, now());
+    let shown = speaker().answered(&to, &Record::accepted(to.clone(), None, now()), (None, &[]), now());
     for message in [refused, shown] {
         assert!(message.data.len() < 1_000_000, "{}", message.data.len());
         assert_eq!(data(&message)["job_name"].as_str().map(str::len), Some(65_536));

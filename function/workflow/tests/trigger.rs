@@ -44,6 +44,15 @@ fn a_message_is_read_in_either_case_of_its_keys() {
 }
 
 #[test]
+fn an_envelope_may_come_as_text_and_with_a_byte_order_mark() {
+    let envelope = json!({ "message": { "messageId": "7", "data": "aGk=" } }).to_string();
+    for data in [Data::Json(envelope.clone().into()), format!("\u{feff}{envelope}").into()] {
+        let message = request(data);
+        assert_eq!((message.id.as_str(), message.data.as_deref()), ("7", Ok(b"hi".as_slice())));
+    }
+}
+
+#[test]
 fn what_a_message_lacks_comes_from_the_event() {
     let message = request(json!({ "message": { "attributes": { "a": "b", "n": 1 } } }));
     assert_eq!(message.id, "event-1");
