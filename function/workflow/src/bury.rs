@@ -29,7 +29,10 @@ pub async fn bury(
     cx.storage.write(&object, &content, "application/octet-stream", 0).await?;
     error!(%run_id, object, reason, "a record cannot be read; moved aside");
     let text = format!("the run's record cannot be read ({reason}); it was moved to {object}");
-    let record = Record::unreadable(to.clone(), Failure::new(Code::DataLoss, text), cx.now());
+    // Mostly it is still JSON, and says whom the end is to be told.
+    let owner = serde_json::from_slice::<Correlation>(&content).ok().filter(|owner| owner.run_id == run_id);
+    let failure = Failure::new(Code::DataLoss, text);
+    let record = Record::unreadable(owner.unwrap_or_else(|| to.clone()), failure, generation, cx.now());
     match records::store(cx, &record, generation).await? {
         Written::At(_) => {}
         // Somebody else has buried it, or has mended it; the next look shows.

@@ -72,9 +72,11 @@ pub enum Sighting {
 
 impl Record {
     /// What takes the place of a record that nobody can read: the run has failed.
-    pub fn unreadable(correlation: Correlation, failure: Failure, now: DateTime<Utc>) -> Record {
+    pub fn unreadable(correlation: Correlation, failure: Failure, generation: i64, now: DateTime<Utc>) -> Record {
         let mut record = Record::accepted(correlation, None, now);
         record.failure = Some(failure);
+        // Nobody knows how many events there were; the object's generation, in microseconds, is above any count.
+        record.sequence = generation.unsigned_abs();
         record.end(State::Failed, now);
         record
     }
