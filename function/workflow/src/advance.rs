@@ -293,22 +293,24 @@ async fn follow(cx: &Context, writer: &str, run: &mut Loaded) -> Result<Step, Ca
         cx.dataproc.cancel(&name).await?;
         cancel.sent = true;
         changed.progressed(cx.now(), &workflow, writer);
-        commit(cx, run, changed).await?;
-        return announce_news(run);
+        return record_news(cx, writer, run, changed).await;
     }
     let known_missing = changed.missing_since.is_some();
-    if changed.progressed(cx.now(), &workflow, writer) || known_missing {
-        commit(cx, run, changed).await?;
-    }
-    announce_news(run)
-}
-
-/// Goes on if there is something to say, and rests otherwise: the workflow will not have moved on within this event.
-fn announce_news(run: &Loaded) -> Result<Step, CallError> {
-    match run.record.last_event.as_ref().is_some_and(|event| !event.published) {
-        true => Ok(Step::Again),
+    match changed.progressed(cx.now(), &workflow, writer) || known_missing {
+        true => record_news(cx, writer, run, changed).await,
         false => Ok(Step::Done),
     }
+}
+
+/// Records how far a workflow is, says it, and rests: it will not have moved on within this event.
+async fn record_news(cx: &Context, writer: &str, run: &mut Loaded, changed: Record) -> Result<Step, CallError> {
+    if !commit(cx, run, changed).await? {
+        return Ok(Step::Again);
+    }
+    if run.record.last_event.as_ref().is_some_and(|event| !event.published) {
+        announce(cx, writer, run).await?;
+    }
+    Ok(Step::Done)
 }
 
 /// The jobs of an ended workflow. Some time after the end the outcome is told without those that cannot be had.

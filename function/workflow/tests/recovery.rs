@@ -173,7 +173,7 @@ async fn every_run_has_its_turn_when_a_tick_cannot_take_them_all() {
     world.emulator.clear_calls();
     world.tick(&cx).await;
     assert!((64..RUNS / 2).contains(&followed(&world)), "{}", followed(&world));
-    world.ticks(&cx, 5).await;
+    world.ticks(&cx, 4).await;
     assert_eq!(followed(&world), RUNS);
 }
 
