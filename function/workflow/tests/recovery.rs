@@ -28,7 +28,7 @@ fn cancel() -> Value {
 /// Asks for the end of the run twice, and lets it come to its end.
 async fn cancel_and_wait(world: &World, cx: &Context) {
     for _ in 0..2 {
-        deliver(cx, &world.request(&cancel())).await.unwrap();
+        deliver(cx, &world.request(&cancel())).await.expect("answered");
     }
     assert_eq!(world.count("answered"), 2);
     world.ticks(cx, 20).await;
