@@ -126,6 +126,11 @@ async fn publish(front: &mut Front, number: usize) -> Key {
     Key::Request(id)
 }
 
+/// How many calls have no answer, and those of functions that were killed never will.
+fn unanswered(emulator: &Emulator) -> usize {
+    emulator.calls().iter().filter(|call| call.answer.is_none()).count()
+}
+
 async fn killed_at_any_moment(mut front: Front, emulator: Emulator, mut variables: BTreeMap<&'static str, String>) {
     let seed = std::env::var("CHAOS_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
@@ -148,17 +153,23 @@ async fn killed_at_any_moment(mut front: Front, emulator: Emulator, mut variable
     let mut expected = BTreeSet::new();
     for kill in 0..KILLS {
         let function = Function::start(&variables).await;
+        let cut_before = unanswered(&emulator);
         for number in (kill * REQUESTS_SENT / KILLS)..((kill + 1) * REQUESTS_SENT / KILLS) {
             expected.insert(publish(&mut front, number).await);
             sleep(Duration::from_millis(random.u64(..60))).await;
         }
-        sleep(Duration::from_millis(random.u64(..400))).await;
-        function.kill().await;
         front.said().await;
+        sleep(Duration::from_millis(random.u64(..300))).await;
+        // Pub/Sub may take a while to try again, and a function at rest has nothing to lose: every other kill waits for
+        // a call to be under way.
+        let limit = Instant::now() + Duration::from_secs(if random.bool() { 3 } else { 0 });
+        while unanswered(&emulator) == cut_before && Instant::now() < limit {
+            sleep(Duration::from_millis(1)).await;
+        }
+        function.kill().await;
     }
-    let calls = emulator.calls();
-    let cut_short = calls.iter().filter(|call| call.answer.is_none()).count();
-    println!("{KILLS} kills, {} of {} calls under way at one", cut_short, calls.len());
+    let cut_short = unanswered(&emulator);
+    println!("{KILLS} kills, {cut_short} of {} calls under way at one", emulator.calls().len());
     assert!(cut_short > 0, "no kill struck a call");
 
     let _function = Function::start(&variables).await;
