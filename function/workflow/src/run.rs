@@ -250,7 +250,9 @@ impl Record {
         (writer, patience, jitter): (&str, &Patience, f64),
     ) {
         self.lease = None;
-        self.failure = Some(Failure::new(error.code, error.message.clone()));
+        let failure = Failure::new(error.code, error.message.clone());
+        let known = self.state == State::Waiting && self.failure.as_ref() == Some(&failure);
+        self.failure = Some(failure);
         match refusal(error) {
             Refusal::Permanent => self.end(State::Rejected, now),
             Refusal::Capacity { stockout } => {
@@ -265,8 +267,10 @@ impl Record {
                 self.submit_failures = self.submit_failures.saturating_add(1);
                 self.state = State::Waiting;
                 self.not_before = Some(after(now, delay));
-                let fact = serde_json::json!([self.attempt, "waiting", self.failure]).to_string();
-                self.announce_once(Kind::Progressed, short_digest(&fact), now);
+                if !known {
+                    let fact = serde_json::json!([self.attempt, self.sequence, self.failure]).to_string();
+                    self.announce(Kind::Progressed, short_digest(&fact), now);
+                }
                 self.hold_unannounced(writer, now);
             }
             Refusal::AlreadyThere => {
@@ -316,8 +320,9 @@ impl Record {
         }
         self.progress = workflow.progress.clone();
         self.hold_to_announce(writer, now);
-        let fact = self.progress.digest(self.attempt);
-        self.announce(Kind::Progressed, fact, now);
+        // The same state may come again, and is another fact then.
+        let fact = format!("{} {}", self.sequence, self.progress.digest(self.attempt));
+        self.announce(Kind::Progressed, short_digest(&fact), now);
         true
     }
 
@@ -420,14 +425,6 @@ impl Record {
             false => format!("{}/{suffix}", kind.word()),
         };
         self.last_event = Some(Announcement { kind, id_suffix, sequence: self.sequence, time: now, published: false });
-    }
-
-    /// As `announce`, unless that was the last thing said.
-    fn announce_once(&mut self, kind: Kind, suffix: String, now: DateTime<Utc>) {
-        let id_suffix = format!("{}/{suffix}", kind.word());
-        if self.last_event.as_ref().is_none_or(|event| event.id_suffix != id_suffix) {
-            self.announce(kind, suffix, now);
-        }
     }
 
     /// The last event is known to be published.

@@ -243,3 +243,23 @@ async fn after_a_stockout_the_zone_is_left_to_the_service_unless_the_request_nam
         assert_eq!(world.count("succeeded"), 1);
     }
 }
+
+/// Errors that alternate: the second time is another fact, with an id of its own. Found at seed 8517.
+#[tokio::test(start_paused = true)]
+async fn an_error_that_comes_back_is_told_as_new() {
+    let mut world = World::new();
+    let cx = world.instance();
+    for text in ["one", "two", "one"] {
+        let what = What::Code(Code::PermissionDenied, text.to_owned());
+        world.emulator.fault(Fault::times("InstantiateInlineWorkflowTemplate", what, 1));
+    }
+    deliver(&cx, &world.request(&one_step())).await.unwrap();
+    world.ticks(&cx, 6).await;
+    let waited: Vec<_> = world.said().into_iter().filter(|said| said.data["state"] == "waiting").collect();
+    let texts: Vec<_> = waited.iter().map(|said| said.data["error"]["message"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["one", "two", "one"]);
+    let mut ids: Vec<_> = waited.iter().map(|said| &said.id).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 3);
+}

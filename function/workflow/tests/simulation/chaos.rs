@@ -248,6 +248,10 @@ async fn live(schedule: Schedule) -> History {
     if quiet.is_some() {
         sleep(AFTERWARDS).await;
     }
+    // A call that was stuck on its way may repeat what has been said.
+    let all = world.said();
+    let (before, late) = all.split_at(said);
+    let said_late = late.iter().filter(|said| !before.iter().any(|earlier| earlier.id == said.id)).count();
     // The emulator holds the fleet, and the fleet the emulator.
     emulator.push(Push::Held);
 
@@ -265,7 +269,7 @@ async fn live(schedule: Schedule) -> History {
         base: world.base,
         settings: settings(&schedule),
         said: times.zip(world.said()).collect(),
-        said_late: world.said().len() - said,
+        said_late,
         workflows: emulator.workflows(),
         records: records.collect::<BTreeMap<_, _>>(),
         markers: world.objects("active/"),
