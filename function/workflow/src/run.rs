@@ -91,12 +91,12 @@ impl Record {
     /// Whether it came with a later message. An earlier one has been overtaken, or is delivered a second time: its
     /// request must not come to life again.
     pub fn is_newer_than(&self, other: &Record) -> bool {
-        // Messages of the same millisecond need some order, too.
+        // Messages of the same millisecond need some order, too; and one without a time seems later each time it comes.
         let age = |record: &Record| {
             let id = &record.correlation.message_id;
             (record.times.received, id.len(), id.clone())
         };
-        age(self) > age(other)
+        self.correlation.message_id != other.correlation.message_id && age(self) > age(other)
     }
 
     /// Goes on where a rejected run of the same id ended: Dataproc may remember its names, and consumers its events.

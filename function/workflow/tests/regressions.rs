@@ -4,6 +4,8 @@ mod support;
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use cloudevents::{EventBuilder, EventBuilderV10};
 use inline_workflow::environment;
 use inline_workflow_emulator::{Fault, Options, Outcome, Trouble, What, When};
 use serde_json::{Value, json};
@@ -107,6 +109,26 @@ async fn only_a_later_message_brings_a_rejected_run_to_life() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     deliver(&cx, &world.request(&once())).await.unwrap();
     assert_eq!(world.emulator.workflows().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_without_a_time_is_not_taken_for_a_later_one_when_it_comes_again() {
+    let mut world = World::new();
+    let cx = world.instance();
+    world.emulator.fault(refusal());
+    let data = json!({ "message": { "data": BASE64.encode(once().to_string()), "messageId": "m1" } });
+    let event = EventBuilderV10::new()
+        .id("m1")
+        .source(format!("//pubsub.googleapis.com/{}", support::REQUESTS))
+        .ty("google.cloud.pubsub.topic.v1.messagePublished")
+        .data("application/json", data)
+        .build()
+        .expect("an event");
+    deliver(&cx, &event).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    deliver(&cx, &event).await.unwrap();
+    assert_eq!(world.kinds(), ["rejected", "rejected"]);
+    assert!(world.emulator.workflows().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
