@@ -130,6 +130,23 @@ async fn a_cancel_that_comes_too_late_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_holds_the_lease_is_left_alone() {
+    let mut world = World::new();
+    let (one, two) = (world.instance(), world.instance());
+    let slow = What::Delay(Duration::from_secs(2));
+    world.emulator.fault(Fault::times(SUBMIT, slow, 1));
+    let event = world.request(&one_step());
+    let second = async {
+        sleep(Duration::from_secs(1)).await;
+        deliver(&two, &event).await
+    };
+    let (first, second) = tokio::join!(deliver(&one, &event), second);
+    first.unwrap();
+    second.unwrap();
+    assert_eq!((world.kinds(), &world.record()["state"]), (vec!["submitted".to_owned()], &json!("submitted")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn instances_that_sweep_at_once_do_each_thing_once() {
     let mut world = World::new();
     let instances: Vec<Context> = (0..3).map(|_| world.instance()).collect();
