@@ -20,6 +20,10 @@ use sha2::{Digest, Sha256};
 
 use crate::error::code_name;
 
+/// What an event has room for. Pub/Sub takes messages of 10 MB, and JSON writes a byte with up to six.
+const LONGEST_ERROR: usize = 16 * 1024;
+const ERRORS_OF_STEPS: usize = 1_200_000;
+
 /// Why a run ended badly, or why it waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
@@ -32,8 +36,9 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// A message longer than an event has room for is cut.
     pub fn new(code: Code, message: impl Into<String>) -> Failure {
-        Failure { code: code_name(code).to_owned(), message: message.into(), step_id: None }
+        Failure { code: code_name(code).to_owned(), message: shorten(message.into(), LONGEST_ERROR), step_id: None }
     }
 }
 
@@ -156,16 +161,16 @@ pub fn observe(operation: &Operation) -> Observation {
         (Some(_), None) => Some(ClusterState::Creating),
         (None, None) => None,
     };
-    let steps = metadata
-        .graph
+    let nodes = metadata.graph.map(|graph| graph.nodes).unwrap_or_default();
+    let longest = longest_step_error(nodes.len());
+    let steps = nodes
         .into_iter()
-        .flat_map(|graph| graph.nodes)
         .map(|node| Step {
             state: node.state().as_str_name().to_owned(),
             step_id: node.step_id,
             job_id: Some(node.job_id).filter(|id| !id.is_empty()),
             prerequisite_step_ids: node.prerequisite_step_ids,
-            error: Some(node.error).filter(|error| !error.is_empty()),
+            error: Some(node.error).filter(|error| !error.is_empty()).map(|error| shorten(error, longest)),
             driver_output_uri: None,
             root_cause: None,
         })
@@ -178,7 +183,8 @@ pub fn observe(operation: &Operation) -> Observation {
             (Some(error), _) => Some(format!("not deleted: {error}")),
             (None, Some(error)) => Some(format!("not created: {error}")),
             (None, None) => None,
-        },
+        }
+        .map(|error| shorten(error, LONGEST_ERROR)),
     });
     Observation {
         name: operation.name.clone(),
@@ -203,6 +209,19 @@ pub fn observe(operation: &Operation) -> Observation {
     }
 }
 
+/// How long the error of each of so many steps may be.
+fn longest_step_error(steps: usize) -> usize {
+    LONGEST_ERROR.min(ERRORS_OF_STEPS / steps.max(1))
+}
+
+fn shorten(mut text: String, longest: usize) -> String {
+    if text.len() > longest {
+        text.truncate(text.floor_char_boundary(longest));
+        text.push('…');
+    }
+    text
+}
+
 impl Observation {
     /// The jobs whose details an ended workflow's outcome needs.
     pub fn job_ids(&self) -> impl Iterator<Item = &str> {
@@ -217,6 +236,7 @@ impl Observation {
     /// How the workflow ended, and its steps with what their jobs add: error texts, driver output, root cause.
     pub fn conclude(&self, jobs: &BTreeMap<String, Job>, cancel_sent: bool) -> (Outcome, Vec<Step>) {
         let mut steps = self.progress.steps.clone();
+        let longest = longest_step_error(steps.len());
         for step in &mut steps {
             let Some(job) = step.job_id.as_ref().and_then(|id| jobs.get(id)) else {
                 continue;
@@ -227,11 +247,12 @@ impl Observation {
                 && step.state == FAILED
             {
                 // The node's error often only points to the job; the job's details say what happened.
-                step.error = Some(match step.error.take() {
+                let error = match step.error.take() {
                     Some(error) if error.contains(details) => error,
                     Some(error) if !details.contains(&error) => format!("{error}: {details}"),
                     _ => details.to_owned(),
-                });
+                };
+                step.error = Some(shorten(error, longest));
             }
         }
         let causes = match self.create_error {

@@ -240,3 +240,20 @@ fn metadata_of_another_kind_is_no_progress() {
     let observation = observe(&operation);
     assert!(observation.cluster_name.is_empty() && observation.progress.steps.is_empty());
 }
+
+#[test]
+fn endless_errors_leave_room_for_the_event_that_tells_them() {
+    // What JSON writes longest: six bytes for one.
+    let endless = "\u{1}".repeat(100_000);
+    let nodes = (0..500).map(|index| node(&format!("step-{index}"), &[], NodeState::Failed, &endless)).collect();
+    let workflow = WorkflowMetadata {
+        delete_cluster: Some(ClusterOperation { error: endless.clone(), ..Default::default() }),
+        ..metadata(nodes)
+    };
+    let operation = ended(workflow, Some((Code::Aborted, &endless)));
+    let (outcome, steps) = conclude(&operation, &[("step-1-job", job(job_status::State::Error, &endless, 1))], false);
+    let Outcome::Failed(failure) = outcome else { panic!("{outcome:?}") };
+    assert!(failure.message.starts_with('\u{1}') && failure.message.ends_with('…'));
+    let told = serde_json::json!([failure, steps, observe(&operation).progress.cluster]).to_string();
+    assert!(told.len() < 9_000_000, "{} bytes", told.len());
+}
