@@ -11,10 +11,13 @@ use crate::{
     accept::accept,
     context::Context,
     error::{CallError, Disposition, Error},
+    request,
     sweep::{Swept, operation_ended, sweep},
     trigger::{Message, Trigger, trigger},
 };
 
+/// Of a job_name in the log, in bytes.
+const LONGEST_NAME: usize = 1_024;
 /// A call that was begun within the budget may end this much after it.
 const OVERTIME: Duration = Duration::from_millis(500);
 
@@ -50,7 +53,7 @@ async fn handle_traced(cx: Context, event: Event, trace: Option<TraceContext>) -
     match trigger(&event, &cx.environment.tick_topic, &cx.environment.response_topic) {
         Trigger::Request(message) => {
             let traceparent = traceparent(&event, trace);
-            return request(&cx, &message, traceparent, limit).await;
+            return handle_request(&cx, &message, traceparent, limit).await;
         }
         Trigger::Tick(published) => {
             report("tick", timeout_at(limit, sweep(&cx, published)).await.ok(), began);
@@ -65,34 +68,53 @@ async fn handle_traced(cx: Context, event: Event, trace: Option<TraceContext>) -
     Ok(())
 }
 
-async fn request(cx: &Context, message: &Message, traceparent: Option<String>, limit: Instant) -> Result<(), Error> {
+async fn handle_request(
+    cx: &Context,
+    message: &Message,
+    traceparent: Option<String>,
+    limit: Instant,
+) -> Result<(), Error> {
     let began = Instant::now();
     let result = timeout_at(limit, accept(cx, message, traceparent))
         .await
         // Cut off anywhere: if the record stands, the next delivery finds it.
         .unwrap_or(Err(Error::OutOfTime));
     let message_id = message.id.as_str();
-    match result {
+    let error = match result {
         Ok(handled) => {
             info!(
                 run_id = %handled.run_id,
-                job_name = handled.job_name,
+                job_name = beginning(&handled.job_name),
                 request_id = handled.request_id,
                 message_id,
                 elapsed_ms = elapsed_ms(began),
                 "{}", handled.what
             );
-            Ok(())
+            return Ok(());
         }
-        Err(error) if error.disposition() == Disposition::Acknowledge => {
-            warn!(message_id, elapsed_ms = elapsed_ms(began), %error, "left to the next tick");
-            Ok(())
-        }
-        Err(error) => {
-            warn!(message_id, elapsed_ms = elapsed_ms(began), %error, "to be delivered again");
-            Err(error)
-        }
-    }
+        Err(error) => error,
+    };
+    // Read once more: what was read is gone with the call that failed, or was cut off.
+    let (request, _) = request::decode(message.data.as_deref().unwrap_or(b"{}"));
+    let (what, result) = match error.disposition() {
+        Disposition::Acknowledge => ("left to the next tick", Ok(())),
+        Disposition::Retry => ("to be delivered again", Err(())),
+    };
+    warn!(
+        run_id = %request::run_id(&request, &message.topic, message_id),
+        job_name = beginning(&request.job_name),
+        request_id = request.request_id,
+        message_id,
+        elapsed_ms = elapsed_ms(began),
+        %error,
+        "{what}"
+    );
+    result.map_err(|()| error)
+}
+
+/// Of a sender's text, which is of any length: an entry of Cloud Logging holds 256 KB.
+fn beginning(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LONGEST_NAME)]
 }
 
 /// Ticks are acked whatever came of them: another one comes within a minute.

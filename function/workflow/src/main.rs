@@ -18,7 +18,7 @@ const BAD_ENVIRONMENT: u8 = 64;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let environment = match Environment::from_lookup(|name| std::env::var(name).ok()) {
+    let environment = match Environment::from_lookup(variable) {
         Ok(environment) => environment,
         Err(error) => {
             complain(&error.to_string());
@@ -36,6 +36,11 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What is not Unicode is a value too, and no variable takes it.
+fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
 async fn run(environment: Environment) -> std::io::Result<()> {

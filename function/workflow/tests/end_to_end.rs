@@ -4,6 +4,8 @@ mod support;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ffi::OsString,
+    os::unix::ffi::OsStringExt,
     time::Duration,
 };
 
@@ -127,10 +129,29 @@ async fn a_bad_environment_is_reported_whole_with_exit_code_64() {
     variables.insert(ENV_SUBMIT_LEASE, "soon".to_owned());
     variables.remove(ENV_REGION);
     variables.insert(ENV_LOG, String::new());
-    let output = command(&variables).output().await.unwrap();
+    let no_text = OsString::from_vec(vec![0xff]);
+    let output = command(&variables).env(ENV_RULES, no_text).output().await.unwrap();
     assert_eq!(output.status.code(), Some(64));
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.contains("SUBMIT_LEASE") && text.contains("REGION"), "{text}");
+    for variable in [ENV_SUBMIT_LEASE, ENV_REGION, ENV_RULES] {
+        assert!(text.contains(variable), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_to_be_delivered_again_is_logged_with_its_names() {
+    let nothing = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut variables = variables(nothing.local_addr().unwrap());
+    drop(nothing);
+    variables.insert(ENV_SERVICE, "workflows".to_owned());
+    let mut function = Function::start(&variables).await;
+    let request = json!({ "job_name": "daily", "request_id": "r-1", "jobs": [] }).to_string();
+    assert_eq!(function.deliver(REQUESTS, "m-1", request.as_bytes()).await, 503);
+    let line: Value = serde_json::from_str(&function.log_line().await).unwrap();
+    for (key, value) in [("job_name", "daily"), ("request_id", "r-1"), ("message_id", "m-1")] {
+        assert_eq!(line[key], value, "{line}");
+    }
+    assert!(line["run_id"].is_string() && line["elapsed_ms"].is_number(), "{line}");
 }
 
 #[tokio::test]
