@@ -336,27 +336,13 @@ async fn repeated(cx: &Context, writer: &str, fresh: Record, marker: Option<i64>
 /// Answers a message whose run's record stands, and cannot be shown.
 async fn illegible(cx: &Context, to: &Correlation, found: Found) -> Result<String, Error> {
     match found {
-        Found::UnknownVersion(version) => {
-            let text = format!("the run's record has version {version}, unknown to this release");
-            let answer = Answer {
-                found: Some(true),
-                failure: Some(Failure::new(Code::FailedPrecondition, text)),
-                ..Answer::default()
-            };
-            inquire::answer(cx, to, answer).await
-        }
+        Found::UnknownVersion(version) => inquire::answer_unknown_version(cx, to, version).await,
         Found::Unreadable { generation, content, reason } => {
             bury(cx, to, (generation, content), &reason, None).await.map_err(Error::NotRecorded)?;
             Ok("buried an unreadable record".to_owned())
         }
         // Taken away or mended between two calls; the next delivery finds out what is left.
-        Found::Missing | Found::Record(_) => Err(Error::NotRecorded(CallError {
-            method: "Storage.ReadObject",
-            resource: records::record_object(to.run_id),
-            code: Code::Aborted,
-            message: "the record was taken away".to_owned(),
-            never_sent: false,
-        })),
+        Found::Missing | Found::Record(_) => Err(Error::NotRecorded(records::taken_away(to.run_id))),
     }
 }
 
@@ -369,13 +355,10 @@ async fn start_anew(cx: &Context, writer: &str, rejected: Loaded, fresh: Record)
     let run_id = record.run_id();
     match records::store(cx, &record, rejected.generation).await.map_err(Error::NotRecorded)? {
         // Another message with the same request was faster; the next delivery meets its record.
-        Written::Lost => Err(Error::NotRecorded(CallError {
-            method: "Storage.WriteObject",
-            resource: records::record_object(run_id),
-            code: Code::Aborted,
-            message: "another message has started the run anew".to_owned(),
-            never_sent: false,
-        })),
+        Written::Lost => {
+            let (object, text) = (records::record_object(run_id), "another message has started the run anew");
+            Err(Error::NotRecorded(CallError::overtaken("Storage.WriteObject", object, text)))
+        }
         Written::At(generation) => {
             // After the record: whoever still sees the old end must not delete this marker.
             let marker = records::mark_anew(cx, run_id).await.map_err(Error::NotRecorded)?;

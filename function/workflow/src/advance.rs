@@ -54,13 +54,8 @@ pub async fn advance(cx: &Context, writer: &str, mut run: Loaded, marker: Option
             Next::Announce => announce(cx, writer, &mut run).await?,
             Next::TakeLease => take_lease(cx, writer, &mut run).await?,
             Next::Look => look(cx, writer, &mut run).await?,
-            Next::Cancel => end(cx, &mut run, |record, cx| record.cancelled(cx.now())).await?,
-            Next::Expire => {
-                end(cx, &mut run, |record, cx| {
-                    record.expired(cx.now(), &cx.patience());
-                })
-                .await?
-            }
+            Next::Cancel => end(cx, &mut run, |record| record.cancelled(cx.now())).await?,
+            Next::Expire => end(cx, &mut run, |record| record.expired(cx.now(), &cx.patience())).await?,
             Next::Submit => submit(cx, writer, &mut run).await?,
             Next::Follow => follow(cx, writer, &mut run).await?,
             Next::Finish => finish(cx, &run, marker).await?,
@@ -85,13 +80,7 @@ async fn commit(cx: &Context, run: &mut Loaded, changed: Record) -> Result<bool,
                 *run = *standing;
                 Ok(false)
             }
-            _ => Err(CallError {
-                method: "Storage.ReadObject",
-                resource: records::record_object(run.record.run_id()),
-                code: Code::Aborted,
-                message: "the record was taken away".to_owned(),
-                never_sent: false,
-            }),
+            _ => Err(records::taken_away(run.record.run_id())),
         },
     }
 }
@@ -209,25 +198,23 @@ fn request(cx: &Context, record: &Record) -> Result<prost_reflect::DynamicMessag
 async fn take_in(cx: &Context, writer: &str, run: &mut Loaded, workflow: &Observation) -> Result<Step, CallError> {
     let attempt = run.record.attempt;
     let now = cx.now();
-    let mut published = None;
-    loop {
-        let mut changed = run.record.clone();
+    let submitted = |record: &Record| {
+        let mut changed = record.clone();
         changed.submitted(now, workflow);
-        if published.is_none() {
-            published = Some(publish_last(cx, &changed).await);
-        }
-        if let Some(Ok(())) = published {
+        changed
+    };
+    let published = publish_last(cx, &submitted(&run.record)).await;
+    loop {
+        let mut changed = submitted(&run.record);
+        if published.is_ok() {
             changed.announced();
         }
-        if commit(cx, run, changed).await? {
-            break;
-        }
-        if !is_submitting(&run.record, writer, attempt) {
+        if commit(cx, run, changed).await? || !is_submitting(&run.record, writer, attempt) {
             break;
         }
     }
     // What could not be said is said by the next tick.
-    published.unwrap_or(Ok(())).map(|()| Step::Done)
+    published.map(|()| Step::Done)
 }
 
 fn is_submitting(record: &Record, writer: &str, attempt: u32) -> bool {
@@ -307,7 +294,7 @@ async fn record_news(cx: &Context, writer: &str, run: &mut Loaded, changed: Reco
     if !commit(cx, run, changed).await? {
         return Ok(Step::Again);
     }
-    if run.record.last_event.as_ref().is_some_and(|event| !event.published) {
+    if run.record.has_news() {
         announce(cx, writer, run).await?;
     }
     Ok(Step::Done)
@@ -341,13 +328,9 @@ async fn jobs(cx: &Context, workflow: &Observation) -> Result<BTreeMap<String, J
 }
 
 /// Ends a run that has no workflow.
-async fn end(
-    cx: &Context,
-    run: &mut Loaded,
-    transition: impl FnOnce(&mut Record, &Context),
-) -> Result<Step, CallError> {
+async fn end(cx: &Context, run: &mut Loaded, transition: impl FnOnce(&mut Record)) -> Result<Step, CallError> {
     let mut changed = run.record.clone();
-    transition(&mut changed, cx);
+    transition(&mut changed);
     commit(cx, run, changed).await?;
     Ok(Step::Again)
 }

@@ -1,4 +1,4 @@
-//! What can keep an event from being dealt with, and the one question asked of it.
+//! What can fail, and what keeps an event from being dealt with.
 
 use gcloud_sdk::tonic::Code;
 
@@ -16,39 +16,26 @@ pub struct CallError {
     pub never_sent: bool,
 }
 
-/// Why an event could not be dealt with.
+impl CallError {
+    /// What others did between two calls of ours left this one nothing to do.
+    pub fn overtaken(method: &'static str, resource: String, message: &str) -> CallError {
+        CallError { method, resource, code: Code::Aborted, message: message.to_owned(), never_sent: false }
+    }
+}
+
+/// Why an event could not be dealt with. Another delivery of it can mend each of these; what it cannot mend is answered,
+/// and what the next tick makes up for is acked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nothing of the request is kept yet, and it cannot be: for want of storage or of the response topic.
     #[error("nothing is recorded yet: {0}")]
     NotRecorded(CallError),
-    /// The run's record stands; what is missing is made up for by the next tick.
-    #[error("left to the next tick: {0}")]
-    LeftToTick(CallError),
     /// A cancel may have overtaken the request it is meant for.
     #[error("run {run_id} is not known yet")]
     Overtaken { run_id: uuid::Uuid },
     /// The event's time is used up, and nobody knows how far it got.
     #[error("the event's time is used up")]
     OutOfTime,
-}
-
-/// What to answer to whoever delivered the event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disposition {
-    /// Deliver it again.
-    Retry,
-    /// It is in our hands.
-    Acknowledge,
-}
-
-impl Error {
-    pub fn disposition(&self) -> Disposition {
-        match self {
-            Error::NotRecorded(_) | Error::Overtaken { .. } | Error::OutOfTime => Disposition::Retry,
-            Error::LeftToTick(_) => Disposition::Acknowledge,
-        }
-    }
 }
 
 /// A gRPC code by the name that the specification gives it.

@@ -10,7 +10,7 @@ use tracing::{Instrument, error, info, info_span, warn};
 use crate::{
     accept::accept,
     context::Context,
-    error::{CallError, Disposition, Error},
+    error::{CallError, Error},
     request,
     sweep::{Swept, operation_ended, sweep},
     trigger::{Message, Trigger, trigger},
@@ -22,12 +22,9 @@ const LONGEST_NAME: usize = 1_024;
 const OVERTIME: Duration = Duration::from_millis(500);
 
 impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        match error.disposition() {
-            Disposition::Retry => Failure::Unavailable,
-            // Not a failure to whoever delivered it; `handle` answers `Ok` for these.
-            Disposition::Acknowledge => Failure::Internal,
-        }
+    /// Every error asks for another delivery.
+    fn from(_: Error) -> Failure {
+        Failure::Unavailable
     }
 }
 
@@ -96,10 +93,6 @@ async fn handle_request(
     };
     // Read once more: what was read is gone with the call that failed, or was cut off.
     let (request, _) = request::decode(message.data.as_deref().unwrap_or(b"{}"));
-    let (what, result) = match error.disposition() {
-        Disposition::Acknowledge => ("left to the next tick", Ok(())),
-        Disposition::Retry => ("to be delivered again", Err(())),
-    };
     warn!(
         run_id = %request::run_id(&request, &message.topic, message_id),
         job_name = beginning(&request.job_name),
@@ -107,9 +100,9 @@ async fn handle_request(
         message_id,
         elapsed_ms = elapsed_ms(began),
         %error,
-        "{what}"
+        "to be delivered again"
     );
-    result.map_err(|()| error)
+    Err(error)
 }
 
 /// Of a sender's text, which is of any length: an entry of Cloud Logging holds 256 KB.

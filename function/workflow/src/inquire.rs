@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use gcloud_sdk::tonic::Code;
-use tracing::warn;
 
 use crate::{
     advance::advance,
@@ -48,25 +47,17 @@ pub async fn inquire(cx: &Context, message: &Message, request: &Request, mut to:
                     return Err(Error::Overtaken { run_id: to.run_id });
                 }
                 let failure = Failure::new(Code::NotFound, "no such run is recorded");
-                return answer(cx, &to, unrecorded(false, failure)).await;
+                answer(cx, &to, false, failure).await?;
+                return Ok("answered: not found".to_owned());
             }
-            Found::UnknownVersion(version) => {
-                let text = format!("the run's record has version {version}, unknown to this release");
-                let failure = Failure::new(Code::FailedPrecondition, text);
-                return answer(cx, &to, unrecorded(true, failure)).await;
-            }
+            Found::UnknownVersion(version) => return answer_unknown_version(cx, &to, version).await,
             Found::Unreadable { generation, content, reason } => {
                 bury(cx, &to, (generation, content), &reason, None).await.map_err(Error::NotRecorded)?;
             }
         }
     }
-    Err(Error::NotRecorded(CallError {
-        method: "Storage.WriteObject",
-        resource: records::record_object(to.run_id),
-        code: Code::Aborted,
-        message: "others keep changing the record".to_owned(),
-        never_sent: false,
-    }))
+    let object = records::record_object(to.run_id);
+    Err(Error::NotRecorded(CallError::overtaken("Storage.WriteObject", object, "others keep changing the record")))
 }
 
 /// Answers about a run that is recorded; none if the record changed meanwhile.
@@ -91,26 +82,24 @@ async fn inquire_recorded(
     let answered = cx.speaker.answered(to, &run.record, (None, &[]), cx.now());
     cx.responses.publish(&answered).await.map_err(Error::NotRecorded)?;
     if cancel {
-        let run_id = run.record.run_id();
-        if let Err(error) = advance(cx, &cx.writer(), run, None).await {
-            warn!(%run_id, %error, "left to the next tick");
-        }
-        return Ok(Some("answered, cancel requested".to_owned()));
+        let what = "answered, cancel requested";
+        return Ok(Some(match advance(cx, &cx.writer(), run, None).await {
+            Ok(_) => what.to_owned(),
+            Err(error) => format!("{what}, left to the next tick: {error}"),
+        }));
     }
     Ok(Some("answered".to_owned()))
 }
 
-fn unrecorded(found: bool, failure: Failure) -> Answer {
-    Answer { found: Some(found), failure: Some(failure), ..Answer::default() }
+/// Answers a message whose run's record was written by a program that knows more than this one.
+pub async fn answer_unknown_version(cx: &Context, to: &Correlation, version: u64) -> Result<String, Error> {
+    let text = format!("the run's record has version {version}, unknown to this release");
+    answer(cx, to, true, Failure::new(Code::FailedPrecondition, text)).await?;
+    Ok("answered: the record cannot be read by this release".to_owned())
 }
 
-/// Publishes the answer to a message whose run cannot be shown.
-pub async fn answer(cx: &Context, to: &Correlation, answer: Answer) -> Result<String, Error> {
-    let what = match answer.found {
-        Some(false) => "answered: not found",
-        _ => "answered: the record cannot be read by this release",
-    };
+async fn answer(cx: &Context, to: &Correlation, found: bool, failure: Failure) -> Result<(), Error> {
+    let answer = Answer { found: Some(found), failure: Some(failure), ..Answer::default() };
     let message = cx.speaker.answer(to, Kind::Answered, answer, cx.now());
-    cx.responses.publish(&message).await.map_err(Error::NotRecorded)?;
-    Ok(what.to_owned())
+    cx.responses.publish(&message).await.map_err(Error::NotRecorded)
 }

@@ -37,7 +37,7 @@
 //! | [`response`] | a run's change -> CloudEvent -> Pub/Sub message | yes |
 //! | [`google`] | one authenticated channel to a service, and how every call over it is made | |
 //! | [`dataproc`], [`pubsub`], [`storage`] | thin calls over the generated clients | |
-//! | [`error`] | what can fail, and its one question: [`error::Error::disposition`] | yes |
+//! | [`error`] | what can fail, and what keeps an event from being dealt with | yes |
 //!
 //! What holds everywhere:
 //!

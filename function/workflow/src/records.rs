@@ -59,6 +59,11 @@ pub async fn load(cx: &Context, run_id: Uuid) -> Result<Found, CallError> {
     Ok(parse(run_id, generation, content))
 }
 
+/// A record that stood a call ago is not there, or is another one's business now.
+pub fn taken_away(run_id: Uuid) -> CallError {
+    CallError::overtaken("Storage.ReadObject", record_object(run_id), "the record was taken away")
+}
+
 /// Reads the text of a record, as far as this program knows its version.
 fn parse(run_id: Uuid, generation: i64, content: Bytes) -> Found {
     #[derive(serde::Deserialize)]
@@ -134,13 +139,7 @@ pub async fn mark_anew(cx: &Context, run_id: Uuid) -> Result<i64, CallError> {
             Ok(Written::At(generation)) => return Ok(generation),
             Ok(Written::Lost) if attempt < MARKER_ATTEMPTS => {}
             Ok(Written::Lost) => {
-                return Err(CallError {
-                    method: "Storage.WriteObject",
-                    resource: object,
-                    code: Code::Aborted,
-                    message: "others keep writing it".to_owned(),
-                    never_sent: false,
-                });
+                return Err(CallError::overtaken("Storage.WriteObject", object, "others keep writing it"));
             }
             Err(error)
                 if error.code == Code::ResourceExhausted

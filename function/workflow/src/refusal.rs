@@ -40,7 +40,7 @@ pub fn refusal(error: &CallError) -> Refusal {
     }
 }
 
-/// Doubles with each failure up to `longest`; the last half of it is jitter.
+/// Doubles with each failure up to `longest`; its last quarter is jitter.
 pub fn backoff(first: Duration, failures: u32, longest: Duration, jitter: f64) -> Duration {
     let whole = first.saturating_mul(2u32.saturating_pow(failures.min(20))).min(longest.max(first));
     whole.mul_f64(0.75 + 0.25 * jitter.clamp(0.0, 1.0))

@@ -115,7 +115,7 @@ impl Record {
         if others_turn {
             return Next::Leave;
         }
-        if self.last_event.as_ref().is_some_and(|event| !event.published) {
+        if self.has_news() {
             return Next::Announce;
         }
         if self.state == State::Submitted {
@@ -153,7 +153,7 @@ impl Record {
     }
 
     fn hold_unannounced(&mut self, writer: &str, now: DateTime<Utc>) {
-        if self.last_event.as_ref().is_some_and(|event| !event.published) {
+        if self.has_news() {
             self.hold_to_announce(writer, now);
         }
     }
@@ -425,6 +425,11 @@ impl Record {
             false => format!("{}/{suffix}", kind.word()),
         };
         self.last_event = Some(Announcement { kind, id_suffix, sequence: self.sequence, time: now, published: false });
+    }
+
+    /// Whether nobody knows that the last event is published.
+    pub fn has_news(&self) -> bool {
+        self.last_event.as_ref().is_some_and(|event| !event.published)
     }
 
     /// The last event is known to be published.
