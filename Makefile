@@ -1,8 +1,9 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test test-emulator test-parity test-chaos fuzz bench lint fmt descriptor image
+.PHONY: help run test test-tf test-emulator test-parity test-chaos fuzz bench lint fmt descriptor image
 
 REQUEST ?= fixtures/requests/example.json
 CARGO ?= cargo
+TERRAFORM ?= terraform -chdir=tf
 
 help: ## show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +14,16 @@ run: ## run one request on the emulator and show its events [REQUEST=fixtures/re
 
 test: ## all tests that need nothing but cargo
 	$(CARGO) test --locked --workspace
+
+test-tf: ## the Terraform module: validate, test, against the function, checkov (needs terraform, python3 and PyPI)
+	$(TERRAFORM) fmt -check -diff -recursive
+	$(TERRAFORM) init -backend=false -input=false
+	$(TERRAFORM) validate
+	$(TERRAFORM) test
+	$(CARGO) test --locked -p inline-workflow --test terraform -- --include-ignored
+	python3 -m venv target/checkov
+	target/checkov/bin/pip install --quiet checkov==3.3.30
+	target/checkov/bin/checkov --directory tf --framework terraform --skip-download --quiet --compact
 
 test-emulator: ## the end-to-end tests against Google's own Pub/Sub emulator (needs gcloud and Java)
 	$(CARGO) build --locked --bin function --bin emulator

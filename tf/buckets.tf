@@ -1,0 +1,170 @@
+# Three buckets that must not be one: who can write the function's records decides what runs, so jobs have no right on
+# them; logs outlive clusters; and what jobs stage may go with them.
+
+locals {
+  # Not known by Google before they are created, but by the plan: the cluster configuration names them.
+  bucket_names = {
+    staging  = "${var.project}-${var.prefix}-staging"
+    dataproc = "${var.project}-${var.prefix}-dataproc"
+    logs     = "${var.project}-${var.prefix}-logs"
+    build    = "${var.project}-${var.prefix}-build"
+  }
+  # Spark writes no event log into a folder that does not exist.
+  spark_history = "spark-history"
+}
+
+# The function's: config/, runs/, active/, dead/.
+resource "google_storage_bucket" "staging" {
+  project                     = var.project
+  name                        = local.bucket_names.staging
+  location                    = var.region
+  labels                      = var.labels
+  uniform_bucket_level_access = true
+  public_access_prevention    = "enforced"
+  force_destroy               = var.force_destroy
+
+  # checkov:skip=CKV_GCP_62: who changed the configuration is told by the audit log, which can be switched on for data access.
+
+  versioning {
+    enabled = true
+  }
+
+  # A record is written several times in a run: every version would be kept, and paid, for seven days.
+  soft_delete_policy {
+    retention_duration_seconds = 0
+  }
+
+  # From the last write: a run in progress writes its record again and again. Never a rule for active/: a run without its
+  # marker is followed no more.
+  lifecycle_rule {
+    action {
+      type = "Delete"
+    }
+    condition {
+      age            = var.record_retention_days
+      matches_prefix = ["runs/"]
+      with_state     = "LIVE"
+    }
+  }
+
+  # Earlier configurations stay, for they tell what a run was rendered from.
+  lifecycle_rule {
+    action {
+      type = "Delete"
+    }
+    condition {
+      days_since_noncurrent_time = 1
+      matches_prefix             = ["active/", "dead/", "runs/"]
+      with_state                 = "ARCHIVED"
+    }
+  }
+
+  dynamic "encryption" {
+    for_each = var.kms_key[*]
+    content {
+      default_kms_key_name = encryption.value
+    }
+  }
+
+  depends_on = [google_project_service.apis, google_kms_crypto_key_iam_member.storage]
+}
+
+# Reads the configuration, keeps records and markers. An overwrite needs the right to delete, too.
+resource "google_storage_bucket_iam_member" "function_keeps_records" {
+  bucket = google_storage_bucket.staging.name
+  role   = "roles/storage.objectUser"
+  member = google_service_account.function.member
+}
+
+# Dataproc's staging and temp space, and the scripts that jobs run.
+resource "google_storage_bucket" "dataproc" {
+  project                     = var.project
+  name                        = local.bucket_names.dataproc
+  location                    = var.region
+  labels                      = var.labels
+  uniform_bucket_level_access = true
+  public_access_prevention    = "enforced"
+  force_destroy               = var.force_destroy
+
+  # checkov:skip=CKV_GCP_62: what jobs read and write is for the audit log of data access, where it is wanted.
+  # checkov:skip=CKV_GCP_78: temporary files of clusters that are gone; scripts come from their repositories.
+
+  # The output of jobs' drivers, and what Dataproc stages for them.
+  lifecycle_rule {
+    action {
+      type = "Delete"
+    }
+    condition {
+      age            = var.log_retention_days
+      matches_prefix = ["google-cloud-dataproc-metainfo/"]
+    }
+  }
+
+  dynamic "encryption" {
+    for_each = var.kms_key[*]
+    content {
+      default_kms_key_name = encryption.value
+    }
+  }
+
+  depends_on = [google_project_service.apis, google_kms_crypto_key_iam_member.storage]
+}
+
+# YARN's logs, job and Spark history: what is left of a cluster.
+resource "google_storage_bucket" "logs" {
+  project                     = var.project
+  name                        = local.bucket_names.logs
+  location                    = var.region
+  labels                      = var.labels
+  uniform_bucket_level_access = true
+  public_access_prevention    = "enforced"
+  force_destroy               = var.force_destroy
+
+  # checkov:skip=CKV_GCP_62: a bucket of logs needs no log of its own.
+  # checkov:skip=CKV_GCP_78: logs are written once.
+
+  # All but the folder of the Spark history, which has another storage class for this.
+  lifecycle_rule {
+    action {
+      type = "Delete"
+    }
+    condition {
+      age                   = var.log_retention_days
+      matches_storage_class = ["STANDARD"]
+    }
+  }
+
+  dynamic "encryption" {
+    for_each = var.kms_key[*]
+    content {
+      default_kms_key_name = encryption.value
+    }
+  }
+
+  depends_on = [google_project_service.apis, google_kms_crypto_key_iam_member.storage]
+}
+
+resource "google_storage_bucket_object" "spark_history" {
+  bucket        = google_storage_bucket.logs.name
+  name          = "${local.spark_history}/"
+  content       = "\n"
+  storage_class = "NEARLINE"
+}
+
+# The machines stage, log and read scripts: objects of these two buckets, and no others.
+resource "google_storage_bucket_iam_member" "dataproc_uses_objects" {
+  for_each = { dataproc = google_storage_bucket.dataproc.name, logs = google_storage_bucket.logs.name }
+
+  bucket = each.value
+  role   = "roles/storage.objectUser"
+  member = google_service_account.dataproc.member
+}
+
+# Dataproc's agent and the connector ask for the bucket itself (storage.buckets.get), which the role above lacks.
+resource "google_storage_bucket_iam_member" "dataproc_sees_buckets" {
+  for_each = { dataproc = google_storage_bucket.dataproc.name, logs = google_storage_bucket.logs.name }
+
+  bucket = each.value
+  role   = "roles/storage.legacyBucketReader"
+  member = google_service_account.dataproc.member
+}

@@ -1,0 +1,31 @@
+# What Cloud Build builds from. A bucket of its own: whoever can change a source decides what the function is.
+resource "google_storage_bucket" "build" {
+  project                     = var.project
+  name                        = local.bucket_names.build
+  location                    = var.region
+  labels                      = var.labels
+  uniform_bucket_level_access = true
+  public_access_prevention    = "enforced"
+  # Uploads, which are of no use after the build.
+  force_destroy = true
+
+  # checkov:skip=CKV_GCP_62: holds uploads for a day.
+  # checkov:skip=CKV_GCP_78: holds uploads for a day.
+
+  lifecycle_rule {
+    action {
+      type = "Delete"
+    }
+    condition {
+      age = 1
+    }
+  }
+
+  depends_on = [google_project_service.apis]
+}
+
+resource "google_storage_bucket_iam_member" "build_reads_sources" {
+  bucket = google_storage_bucket.build.name
+  role   = "roles/storage.objectViewer"
+  member = google_service_account.build.member
+}

@@ -1,0 +1,111 @@
+# What calls the function: requests, ticks, and workflows that begin or end.
+
+# The right of Eventarc's agent takes a while until it counts everywhere, and a trigger is refused before.
+resource "time_sleep" "eventarc_agent" {
+  create_duration = "120s"
+
+  triggers = {
+    member = google_project_iam_member.eventarc_agent.member
+  }
+}
+
+resource "google_eventarc_trigger" "requests" {
+  project         = var.project
+  name            = "${var.prefix}-requests"
+  location        = var.region
+  labels          = var.labels
+  service_account = google_service_account.trigger.email
+
+  matching_criteria {
+    attribute = "type"
+    value     = "google.cloud.pubsub.topic.v1.messagePublished"
+  }
+
+  transport {
+    pubsub {
+      topic = google_pubsub_topic.requests.id
+    }
+  }
+
+  destination {
+    cloud_run_service {
+      service = google_cloud_run_v2_service.function.name
+      region  = var.region
+    }
+  }
+
+  depends_on = [
+    google_cloud_run_v2_service_iam_member.trigger_invokes_function,
+    google_service_account_iam_member.pubsub_makes_trigger_tokens,
+    time_sleep.eventarc_agent,
+  ]
+}
+
+resource "google_eventarc_trigger" "ticks" {
+  project         = var.project
+  name            = "${var.prefix}-ticks"
+  location        = var.region
+  labels          = var.labels
+  service_account = google_service_account.trigger.email
+
+  matching_criteria {
+    attribute = "type"
+    value     = "google.cloud.pubsub.topic.v1.messagePublished"
+  }
+
+  transport {
+    pubsub {
+      topic = google_pubsub_topic.ticks.id
+    }
+  }
+
+  destination {
+    cloud_run_service {
+      service = google_cloud_run_v2_service.function.name
+      region  = var.region
+    }
+  }
+
+  depends_on = [
+    google_cloud_run_v2_service_iam_member.trigger_invokes_function,
+    google_service_account_iam_member.pubsub_makes_trigger_tokens,
+    time_sleep.eventarc_agent,
+  ]
+}
+
+# A wake-up, so that a result need not wait for the next tick. The audit log has an entry when a workflow begins and one
+# when it ends; Eventarc cannot tell them apart.
+resource "google_eventarc_trigger" "audit" {
+  project         = var.project
+  name            = "${var.prefix}-audit"
+  location        = var.region
+  labels          = var.labels
+  service_account = google_service_account.trigger.email
+
+  matching_criteria {
+    attribute = "type"
+    value     = "google.cloud.audit.log.v1.written"
+  }
+  matching_criteria {
+    attribute = "serviceName"
+    value     = "dataproc.googleapis.com"
+  }
+  matching_criteria {
+    attribute = "methodName"
+    value     = "google.cloud.dataproc.v1.WorkflowTemplateService.InstantiateInlineWorkflowTemplate"
+  }
+
+  destination {
+    cloud_run_service {
+      service = google_cloud_run_v2_service.function.name
+      region  = var.region
+    }
+  }
+
+  depends_on = [
+    google_cloud_run_v2_service_iam_member.trigger_invokes_function,
+    google_project_iam_member.trigger_receives_events,
+    google_service_account_iam_member.pubsub_makes_trigger_tokens,
+    time_sleep.eventarc_agent,
+  ]
+}

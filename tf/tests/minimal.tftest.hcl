@@ -1,0 +1,246 @@
+# What is made of the required variables alone. Providers are mocked: nothing is created, no credentials are needed.
+
+mock_provider "google" {}
+mock_provider "google-beta" {}
+mock_provider "time" {}
+
+variables {
+  project = "my-project"
+  region  = "us-central1"
+  image   = "us-central1-docker.pkg.dev/my-project/inline-workflow/function:0.1.0"
+}
+
+# What Google makes up, as it really looks: accounts' addresses, roles' ids.
+override_resource {
+  target = google_service_account.function
+  values = {
+    name   = "projects/my-project/serviceAccounts/inline-workflow-function@my-project.iam.gserviceaccount.com"
+    email  = "inline-workflow-function@my-project.iam.gserviceaccount.com"
+    member = "serviceAccount:inline-workflow-function@my-project.iam.gserviceaccount.com"
+  }
+}
+override_resource {
+  target = google_service_account.trigger
+  values = {
+    name   = "projects/my-project/serviceAccounts/inline-workflow-trigger@my-project.iam.gserviceaccount.com"
+    email  = "inline-workflow-trigger@my-project.iam.gserviceaccount.com"
+    member = "serviceAccount:inline-workflow-trigger@my-project.iam.gserviceaccount.com"
+  }
+}
+override_resource {
+  target = google_service_account.dataproc
+  values = {
+    name   = "projects/my-project/serviceAccounts/inline-workflow-dataproc@my-project.iam.gserviceaccount.com"
+    email  = "inline-workflow-dataproc@my-project.iam.gserviceaccount.com"
+    member = "serviceAccount:inline-workflow-dataproc@my-project.iam.gserviceaccount.com"
+  }
+}
+override_resource {
+  target = google_service_account.scheduler
+  values = {
+    name   = "projects/my-project/serviceAccounts/inline-workflow-scheduler@my-project.iam.gserviceaccount.com"
+    email  = "inline-workflow-scheduler@my-project.iam.gserviceaccount.com"
+    member = "serviceAccount:inline-workflow-scheduler@my-project.iam.gserviceaccount.com"
+  }
+}
+override_resource {
+  target = google_service_account.build
+  values = {
+    name   = "projects/my-project/serviceAccounts/inline-workflow-build@my-project.iam.gserviceaccount.com"
+    email  = "inline-workflow-build@my-project.iam.gserviceaccount.com"
+    member = "serviceAccount:inline-workflow-build@my-project.iam.gserviceaccount.com"
+  }
+}
+override_resource {
+  target = google_project_service_identity.agents["pubsub.googleapis.com"]
+  values = { member = "serviceAccount:service-123456789012@gcp-sa-pubsub.iam.gserviceaccount.com" }
+}
+override_resource {
+  target = google_project_service_identity.agents["eventarc.googleapis.com"]
+  values = { member = "serviceAccount:service-123456789012@gcp-sa-eventarc.iam.gserviceaccount.com" }
+}
+override_resource {
+  target = google_project_iam_custom_role.function
+  values = { id = "projects/my-project/roles/inline_workflow_function" }
+}
+override_resource {
+  target = google_project_iam_custom_role.dataproc
+  values = { id = "projects/my-project/roles/inline_workflow_dataproc" }
+}
+override_resource {
+  target = google_pubsub_topic.requests
+  values = { id = "projects/my-project/topics/inline-workflow-requests" }
+}
+override_resource {
+  target = google_pubsub_topic.responses
+  values = { id = "projects/my-project/topics/inline-workflow-responses" }
+}
+override_resource {
+  target = google_pubsub_topic.ticks
+  values = { id = "projects/my-project/topics/inline-workflow-ticks" }
+}
+override_resource {
+  target = google_pubsub_subscription.inspection
+  values = { id = "projects/my-project/subscriptions/inline-workflow-responses-inspection" }
+}
+
+run "minimal" {
+  command = apply
+
+  assert {
+    condition = output.requests_topic == "projects/my-project/topics/inline-workflow-requests" && [
+      google_pubsub_topic.requests.name, google_pubsub_topic.responses.name, google_pubsub_topic.ticks.name,
+    ] == ["inline-workflow-requests", "inline-workflow-responses", "inline-workflow-ticks"]
+    error_message = "topics are called PREFIX-requests, PREFIX-responses, PREFIX-ticks"
+  }
+  assert {
+    condition = output.buckets == {
+      build    = "my-project-inline-workflow-build"
+      dataproc = "my-project-inline-workflow-dataproc"
+      logs     = "my-project-inline-workflow-logs"
+      staging  = "my-project-inline-workflow-staging"
+    }
+    error_message = "buckets are called PROJECT-PREFIX-..."
+  }
+  assert {
+    condition     = google_pubsub_topic.requests.message_retention_duration == "604800s"
+    error_message = "requests can be replayed for seven days"
+  }
+  assert {
+    condition = (
+      google_pubsub_subscription.inspection.ack_deadline_seconds == 600 &&
+      google_pubsub_subscription.inspection.enable_message_ordering &&
+      google_pubsub_subscription.inspection.topic == "projects/my-project/topics/inline-workflow-responses"
+    )
+    error_message = "the inspection subscription gives ten minutes to look, in order"
+  }
+
+  # Buckets.
+  assert {
+    condition     = google_storage_bucket.staging.versioning[0].enabled && google_storage_bucket.staging.soft_delete_policy[0].retention_duration_seconds == 0
+    error_message = "the staging bucket has versions, and no soft delete beside them"
+  }
+  assert {
+    condition = [for rule in google_storage_bucket.staging.lifecycle_rule : [for condition in rule.condition :
+      "${coalesce(condition.age, 0)} ${coalesce(condition.days_since_noncurrent_time, 0)} ${condition.with_state} ${join(" ", condition.matches_prefix)}"]] == [
+      ["30 0 LIVE runs/"], ["0 1 ARCHIVED active/ dead/ runs/"],
+    ]
+    error_message = "records are deleted after 30 days, earlier versions outside of config/ after one; markers never"
+  }
+  assert {
+    condition     = one(google_storage_bucket.logs.lifecycle_rule[0].condition[*].age) == 30 && google_storage_bucket_object.spark_history.storage_class != "STANDARD"
+    error_message = "logs are deleted after 30 days; the folder of the Spark history stays"
+  }
+  assert {
+    condition = alltrue([for bucket in [
+      google_storage_bucket.build, google_storage_bucket.dataproc, google_storage_bucket.logs, google_storage_bucket.staging,
+    ] : bucket.uniform_bucket_level_access && bucket.public_access_prevention == "enforced" && bucket.location == "us-central1"])
+    error_message = "no bucket can be made public"
+  }
+  assert {
+    condition     = !google_storage_bucket.staging.force_destroy && !google_storage_bucket.dataproc.force_destroy && !google_storage_bucket.logs.force_destroy
+    error_message = "what is in the buckets is not destroyed by default"
+  }
+  assert {
+    condition     = google_storage_bucket_object.cluster_config.name == "config/cluster-config.json" && google_storage_bucket_object.cluster_config.bucket == "my-project-inline-workflow-staging"
+    error_message = "the configuration lies in the staging bucket"
+  }
+  assert {
+    condition     = keys(jsondecode(google_storage_bucket_object.cluster_config.content)) == ["default_cluster_config"]
+    error_message = "there is a default entry, and no other"
+  }
+  assert {
+    condition     = jsondecode(google_storage_bucket_object.cluster_config.content).default_cluster_config.config.gce_cluster_config.service_account == google_service_account.dataproc.email
+    error_message = "clusters run as the account that was made for them"
+  }
+  assert {
+    condition     = jsondecode(google_storage_bucket_object.cluster_config.content).default_cluster_config.config.gce_cluster_config.internal_ip_only
+    error_message = "machines have no external addresses"
+  }
+  assert {
+    condition     = toset(keys(google_storage_bucket_object.samples)) == toset(["log_role.sh", "word_count.py", "words.txt"])
+    error_message = "the samples are uploaded"
+  }
+
+  # Function and triggers.
+  assert {
+    condition = (
+      google_cloud_run_v2_service.function.name == "inline-workflow" &&
+      google_cloud_run_v2_service.function.ingress == "INGRESS_TRAFFIC_INTERNAL_ONLY" &&
+      google_cloud_run_v2_service.function.template[0].service_account == google_service_account.function.email &&
+      google_cloud_run_v2_service.function.template[0].execution_environment == "EXECUTION_ENVIRONMENT_GEN2" &&
+      google_cloud_run_v2_service.function.template[0].timeout == "60s" &&
+      google_cloud_run_v2_service.function.template[0].max_instance_request_concurrency == 64 &&
+      google_cloud_run_v2_service.function.template[0].scaling[0].min_instance_count == 0 &&
+      google_cloud_run_v2_service.function.template[0].scaling[0].max_instance_count == 10
+    )
+    error_message = "the service is internal, small, and runs as its own account"
+  }
+  assert {
+    condition = (
+      google_cloud_run_v2_service.function.template[0].containers[0].image == var.image &&
+      google_cloud_run_v2_service.function.template[0].containers[0].resources[0].limits == tomap({ cpu = "1", memory = "512Mi" }) &&
+      google_cloud_run_v2_service.function.template[0].containers[0].resources[0].cpu_idle &&
+      google_cloud_run_v2_service.function.template[0].containers[0].startup_probe[0].tcp_socket[0].port == google_cloud_run_v2_service.function.template[0].containers[0].ports[0].container_port
+    )
+    error_message = "the container runs the image, with a processor only while there are events, and is probed on its port"
+  }
+  assert {
+    condition = alltrue([for trigger in [google_eventarc_trigger.requests, google_eventarc_trigger.ticks, google_eventarc_trigger.audit] :
+      trigger.service_account == google_service_account.trigger.email &&
+      trigger.location == "us-central1" &&
+      trigger.destination[0].cloud_run_service[0].service == "inline-workflow" &&
+      trigger.destination[0].cloud_run_service[0].region == "us-central1"
+    ])
+    error_message = "each trigger calls the function as the trigger's account"
+  }
+  assert {
+    condition = [google_eventarc_trigger.requests, google_eventarc_trigger.ticks][*].transport[0].pubsub[0].topic == [
+      google_pubsub_topic.requests.id, google_pubsub_topic.ticks.id,
+    ]
+    error_message = "a trigger for each topic that the function listens to"
+  }
+  assert {
+    condition = { for criterion in google_eventarc_trigger.audit.matching_criteria : criterion.attribute => criterion.value } == {
+      type        = "google.cloud.audit.log.v1.written"
+      serviceName = "dataproc.googleapis.com"
+      methodName  = "google.cloud.dataproc.v1.WorkflowTemplateService.InstantiateInlineWorkflowTemplate"
+    }
+    error_message = "workflows that begin and end wake the function"
+  }
+  assert {
+    condition = (
+      google_cloud_scheduler_job.tick.schedule == "* * * * *" &&
+      google_cloud_scheduler_job.tick.http_target[0].uri == "https://pubsub.googleapis.com/v1/projects/my-project/topics/inline-workflow-ticks:publish" &&
+      google_cloud_scheduler_job.tick.http_target[0].oauth_token[0].service_account_email == google_service_account.scheduler.email &&
+      base64decode(jsondecode(base64decode(google_cloud_scheduler_job.tick.http_target[0].body)).messages[0].data) == "tick"
+    )
+    error_message = "a tick each minute, published as the scheduler's account"
+  }
+
+  # The rest.
+  assert {
+    condition = alltrue([for api in ["run", "eventarc", "pubsub", "dataproc", "storage", "cloudscheduler", "artifactregistry", "cloudbuild", "iam", "logging", "monitoring"] :
+      !google_project_service.apis["${api}.googleapis.com"].disable_on_destroy
+    ])
+    error_message = "the services are switched on, and stay so"
+  }
+  assert {
+    condition = { for policy in google_artifact_registry_repository.images.cleanup_policies : policy.id => policy.action } == {
+      keep-the-latest = "KEEP", delete-after-30-days = "DELETE",
+    } && !google_artifact_registry_repository.images.cleanup_policy_dry_run
+    error_message = "old images are deleted"
+  }
+  assert {
+    condition     = output.image_repository == "us-central1-docker.pkg.dev/my-project/inline-workflow"
+    error_message = "images go to the repository called PREFIX"
+  }
+  assert {
+    condition = (
+      length(google_bigquery_dataset.history) == 0 && length(google_bigquery_table.history) == 0 && length(google_pubsub_subscription.history) == 0 &&
+      length(google_kms_crypto_key_iam_member.pubsub) == 0 && length(google_kms_crypto_key_iam_member.storage) == 0 &&
+      length(google_pubsub_topic_iam_member.requesters) == 0 && output.history_table == null
+    )
+    error_message = "options are off by default"
+  }
+}

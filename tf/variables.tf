@@ -1,0 +1,278 @@
+variable "cluster_configs" {
+  description = <<-EOT
+    Entries of the cluster configuration beside `default_cluster_config`, keyed by job_name: objects of Dataproc's
+    ManagedCluster. An entry that leaves out the account or the buckets gets those made here. An entry called
+    `default_cluster_config` replaces the module's own.
+  EOT
+  # Entries need not have the same shape, so this is no map(any).
+  type     = any
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = can(keys(var.cluster_configs)) && alltrue([for entry in try(values(var.cluster_configs), []) : can(keys(entry))])
+    error_message = "cluster_configs must be an object of objects: a managed cluster for each job_name."
+  }
+  validation {
+    condition     = alltrue([for entry in try(values(var.cluster_configs), []) : !can(entry.config) || can(keys(entry.config))])
+    error_message = "The config of an entry of cluster_configs must be an object."
+  }
+}
+
+variable "force_destroy" {
+  description = "Whether a destroy deletes buckets and tables that are not empty: records, logs, history."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
+variable "function" {
+  description = "Size of the function: `cpu` and `memory` of an instance, events that one deals with at once (`concurrency`), and how many instances there may be."
+  type = object({
+    cpu           = optional(string, "1")
+    memory        = optional(string, "512Mi")
+    concurrency   = optional(number, 64)
+    min_instances = optional(number, 0)
+    max_instances = optional(number, 10)
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = contains(["1", "2", "4", "6", "8"], var.function.cpu)
+    error_message = "function.cpu must be 1, 2, 4, 6 or 8: with less than one processor Cloud Run gives an instance one event at a time."
+  }
+  validation {
+    condition     = can(regex("^[1-9][0-9]*(Mi|Gi)$", var.function.memory)) && !can(regex("^([1-9][0-9]?|[1-4][0-9]{2}|50[0-9]|51[01])Mi$", var.function.memory))
+    error_message = "function.memory must be 512Mi or more, as 512Mi or 1Gi: the second generation of Cloud Run starts with no less."
+  }
+  validation {
+    condition     = var.function.concurrency >= 1 && var.function.concurrency <= 1000 && floor(var.function.concurrency) == var.function.concurrency
+    error_message = "function.concurrency must be a whole number from 1 to 1000."
+  }
+  validation {
+    condition     = var.function.min_instances >= 0 && var.function.max_instances >= 1 && var.function.min_instances <= var.function.max_instances
+    error_message = "function.min_instances must be at least 0, function.max_instances at least 1, and not less than min_instances."
+  }
+}
+
+variable "history" {
+  description = "Keeps every event in a BigQuery table: `location` of the dataset (the region by default) and `expiration_days` of its rows (never by default). null: no history."
+  type = object({
+    location        = optional(string)
+    expiration_days = optional(number)
+  })
+  default = null
+
+  validation {
+    condition     = try(var.history.expiration_days, null) == null || try(var.history.expiration_days >= 1, false)
+    error_message = "history.expiration_days must be at least 1."
+  }
+}
+
+variable "image" {
+  description = "The function's image, with a tag or, better, a digest. `make deploy` builds it and gives it."
+  type        = string
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^[a-z0-9][a-z0-9./:_-]*[a-z0-9](:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|@sha256:[0-9a-f]{64})$", var.image))
+    error_message = "image must end with a tag or a digest, as HOST/PROJECT/REPOSITORY/function:0.1.0 or HOST/PROJECT/REPOSITORY/function@sha256:...."
+  }
+}
+
+variable "kms_key" {
+  description = "A Cloud KMS key (`projects/P/locations/L/keyRings/R/cryptoKeys/K`) in the region for topics and buckets. null: Google's keys."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.kms_key == null || can(regex("^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$", var.kms_key))
+    error_message = "kms_key must be projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY."
+  }
+}
+
+variable "labels" {
+  description = "Labels of everything that can have some, and of the clusters of `default_cluster_config`."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for key, value in var.labels : can(regex("^[a-z][a-z0-9_-]{0,62}$", key)) && can(regex("^[a-z0-9_-]{0,63}$", value))])
+    error_message = "labels: a key is a lower case letter and up to 62 of a-z, 0-9, _ and -; a value up to 63 of these."
+  }
+  validation {
+    condition     = length(setintersection(keys(var.labels), ["job_name", "run_id"])) == 0 && length(var.labels) <= 20
+    error_message = "labels must be at most 20, and none of them job_name or run_id: the function sets these on clusters itself."
+  }
+}
+
+variable "log_retention_days" {
+  description = "Days after which logs of clusters and output of jobs' drivers are deleted."
+  type        = number
+  default     = 30
+  nullable    = false
+
+  validation {
+    condition     = var.log_retention_days >= 1 && floor(var.log_retention_days) == var.log_retention_days
+    error_message = "log_retention_days must be a whole number of at least 1."
+  }
+}
+
+variable "network" {
+  description = <<-EOT
+    Where the clusters' machines are: a `network` or a `subnetwork` by name or URI (`projects/HOST/regions/R/subnetworks/S`
+    for a shared one; neither: the network called default), their firewall `tags`, and whether they have `external_ips`.
+    Without these the subnetwork needs Private Google Access.
+  EOT
+  type = object({
+    network      = optional(string)
+    subnetwork   = optional(string)
+    tags         = optional(list(string), [])
+    external_ips = optional(bool, false)
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = var.network.network == null || var.network.subnetwork == null
+    error_message = "network: give network or subnetwork, not both; a subnetwork belongs to one network."
+  }
+}
+
+variable "notification_channels" {
+  description = "Cloud Monitoring channels that alerts go to: `projects/P/notificationChannels/N`."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for channel in var.notification_channels : can(regex("^projects/[^/]+/notificationChannels/[^/]+$", channel))])
+    error_message = "notification_channels: each must be projects/PROJECT/notificationChannels/ID."
+  }
+}
+
+variable "prefix" {
+  description = "Begins the names of all resources; the service's name."
+  type        = string
+  default     = "inline-workflow"
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{1,18}[a-z0-9]$", var.prefix))
+    error_message = "prefix must be 3 to 20 lower case letters, digits and hyphens, begin with a letter and not end with a hyphen: accounts' names have at most 30."
+  }
+  validation {
+    condition     = !startswith(var.prefix, "goog")
+    error_message = "prefix must not begin with goog, which Google keeps for itself."
+  }
+}
+
+variable "project" {
+  description = "Id of the project that everything is made in."
+  type        = string
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", var.project))
+    error_message = "project must be a project's id: 6 to 30 lower case letters, digits and hyphens. Its number or name will not do."
+  }
+}
+
+variable "record_retention_days" {
+  description = "Days that a run's record is kept after its last change: so long a request_id keeps a request from running again. Longer than requests are kept."
+  type        = number
+  default     = 30
+  nullable    = false
+
+  validation {
+    condition     = var.record_retention_days > var.request_retention_days && floor(var.record_retention_days) == var.record_retention_days
+    error_message = "record_retention_days must be a whole number greater than request_retention_days: a request that is replayed after its record is gone would run again."
+  }
+}
+
+variable "region" {
+  description = "Region of the function, the buckets and the clusters."
+  type        = string
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^[a-z]+(-[a-z]+)+[0-9]+$", var.region))
+    error_message = "region must be a region such as us-central1, not a zone or a multi-region."
+  }
+}
+
+variable "request_retention_days" {
+  description = "Days that the requests' topic keeps messages, so that they can be replayed."
+  type        = number
+  default     = 7
+  nullable    = false
+
+  validation {
+    condition     = var.request_retention_days >= 1 && var.request_retention_days <= 31 && floor(var.request_retention_days) == var.request_retention_days
+    error_message = "request_retention_days must be a whole number from 1 to 31, which is what Pub/Sub keeps."
+  }
+}
+
+variable "requesters" {
+  description = "IAM members that may publish requests, as `serviceAccount:...` or `group:...`."
+  type        = set(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for member in var.requesters : can(regex("^(user|group|serviceAccount|principal|principalSet|domain):.+$", member))])
+    error_message = "requesters: each must be an IAM member such as serviceAccount:NAME@PROJECT.iam.gserviceaccount.com; not allUsers or allAuthenticatedUsers."
+  }
+}
+
+variable "settings" {
+  description = "The function's settings, explained in README.md, \"Environment\". Durations in seconds; a cluster TTL of 0 is none."
+  type = object({
+    allowed_code_prefixes = optional(list(string), [])
+    capacity_retries      = optional(number, 3)
+    capacity_retry_delay  = optional(number, 300)
+    cluster_idle_ttl      = optional(number, 1800)
+    cluster_max_ttl       = optional(number, 86400)
+    log                   = optional(string, "info")
+    max_request_age       = optional(number, 21600)
+    retry_delay           = optional(number, 10)
+    rules                 = optional(string, "enforce")
+    submit_lease          = optional(number, 60)
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = alltrue([for prefix in var.settings.allowed_code_prefixes : can(regex("^gs://[^/,][^,]*$", prefix))])
+    error_message = "settings.allowed_code_prefixes: each must be a gs:// prefix without a comma."
+  }
+  validation {
+    condition     = var.settings.capacity_retries >= 0 && var.settings.capacity_retries <= 100 && var.settings.capacity_retry_delay >= 1 && var.settings.capacity_retry_delay <= 86400
+    error_message = "settings: capacity_retries is 0 to 100, capacity_retry_delay 1 to 86400 seconds."
+  }
+  validation {
+    condition = alltrue([
+      var.settings.cluster_idle_ttl == 0 || (var.settings.cluster_idle_ttl >= 300 && var.settings.cluster_idle_ttl <= 1209600),
+      var.settings.cluster_max_ttl == 0 || (var.settings.cluster_max_ttl >= 600 && var.settings.cluster_max_ttl <= 1209600),
+    ])
+    error_message = "settings: cluster_idle_ttl is 300 to 1209600 seconds, cluster_max_ttl 600 to 1209600, or 0 for none."
+  }
+  validation {
+    condition     = var.settings.max_request_age >= 1 && var.settings.max_request_age <= 604800 && var.settings.retry_delay >= 1 && var.settings.retry_delay <= 600
+    error_message = "settings: max_request_age is 1 to 604800 seconds, retry_delay 1 to 600."
+  }
+  validation {
+    condition     = contains(["enforce", "warn"], var.settings.rules)
+    error_message = "settings.rules must be enforce or warn."
+  }
+  validation {
+    condition     = var.settings.submit_lease >= 1 && var.settings.submit_lease <= 3600
+    error_message = "settings.submit_lease must be 1 to 3600 seconds."
+  }
+  validation {
+    condition     = alltrue([for number in values(var.settings) : try(floor(number) == number, true) if can(tonumber(number))])
+    error_message = "settings: numbers must be whole."
+  }
+}

@@ -1,0 +1,19 @@
+terraform {
+  required_version = ">= 1.9"
+
+  required_providers {
+    google = {
+      source  = "hashicorp/google"
+      version = ">= 7, < 9"
+    }
+    # For google_project_service_identity alone, which the other one lacks.
+    google-beta = {
+      source  = "hashicorp/google-beta"
+      version = ">= 7, < 9"
+    }
+    time = {
+      source  = "hashicorp/time"
+      version = ">= 0.9, < 1"
+    }
+  }
+}
