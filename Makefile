@@ -1,9 +1,17 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test test-tf test-emulator test-parity test-chaos fuzz bench lint fmt descriptor image
+.PHONY: help run test test-tf test-emulator test-parity test-chaos test-image fuzz bench lint fmt descriptor image image-cloud image-docker
 
 REQUEST ?= fixtures/requests/example.json
 CARGO ?= cargo
 TERRAFORM ?= terraform -chdir=tf
+
+# The image: what tf/ creates is named after PREFIX; project and region are those of IMAGE, if not given.
+PREFIX ?= inline-workflow
+IMAGE ?= inline-workflow
+BUILDER ?= $(if $(findstring -docker.pkg.dev/,$(IMAGE)),cloud,docker)
+image_host = $(firstword $(subst /, ,$(IMAGE)))
+image_project = $(or $(PROJECT),$(word 2,$(subst /, ,$(IMAGE))))
+image_region = $(or $(REGION),$(image_host:-docker.pkg.dev=))
 
 help: ## show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,5 +67,18 @@ descriptor: ## make function/workflow/data/dataproc_v1.binpb anew from Google's 
 	target/descriptor/bin/pip install --quiet google-cloud-dataproc==5.32.0
 	target/descriptor/bin/python function/workflow/data/make_descriptor.py function/workflow/data/dataproc_v1.binpb
 
-image: ## build the container image (needs a Docker engine)
-	docker build --tag inline-workflow .
+image: image-$(BUILDER) ## the container image: with Docker, or built and pushed by Cloud Build [IMAGE=REGION-docker.pkg.dev/PROJECT/REPOSITORY/function:TAG BUILDER=docker|cloud]
+
+image-cloud: # needs gcloud, and what tf/ creates: the repository, the account that builds, the bucket that the sources go to
+	$(if $(findstring -docker.pkg.dev/,$(IMAGE)),,$(error IMAGE=REGION-docker.pkg.dev/PROJECT/REPOSITORY/function:TAG is needed, not $(IMAGE)))
+	gcloud builds submit . --config=tf/cloudbuild.yaml --substitutions=_IMAGE=$(IMAGE) --project=$(image_project) --region=$(image_region) \
+	  --service-account=projects/$(image_project)/serviceAccounts/$(PREFIX)-build@$(image_project).iam.gserviceaccount.com \
+	  --gcs-source-staging-dir=gs://$(image_project)-$(PREFIX)-build/source
+
+image-docker: # needs a Docker engine, and the right to push if IMAGE names a registry
+	docker build --tag $(IMAGE) .
+	$(if $(findstring /,$(IMAGE)),docker push $(IMAGE))
+
+test-image: ## build the image as the Dockerfile says, without a container engine, and run it as Cloud Run would (needs root, buildah, debootstrap)
+	$(CARGO) build --locked --bin emulator
+	.ci/test-image
