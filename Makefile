@@ -1,17 +1,23 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test test-tf test-emulator test-parity test-chaos test-image fuzz bench lint fmt descriptor image image-cloud image-docker
+.PHONY: help run test test-tf test-emulator test-parity test-smoke test-chaos test-image fuzz bench lint fmt descriptor \
+  deploy apply destroy smoke image image-cloud image-docker
 
 REQUEST ?= fixtures/requests/example.json
 CARGO ?= cargo
 TERRAFORM ?= terraform -chdir=tf
+GOOGLE_CLIENTS = google-cloud-dataproc==5.32.0 google-cloud-pubsub==2.44.0 google-cloud-storage==3.17.1
 
-# The image: what tf/ creates is named after PREFIX; project and region are those of IMAGE, if not given.
+# What tf/ makes is named after PREFIX.
 PREFIX ?= inline-workflow
+# Project and region of the image are those of IMAGE, if not given.
 IMAGE ?= inline-workflow
 BUILDER ?= $(if $(findstring -docker.pkg.dev/,$(IMAGE)),cloud,docker)
 image_host = $(firstword $(subst /, ,$(IMAGE)))
 image_project = $(or $(PROJECT),$(word 2,$(subst /, ,$(IMAGE))))
 image_region = $(or $(REGION),$(image_host:-docker.pkg.dev=))
+
+needed = $(or $($(1)),$(error $(1) is needed, as in: make $@ PROJECT=my-project REGION=us-central1))
+TF_VARS = $(TF_FLAGS) -var=project=$(call needed,PROJECT) -var=region=$(call needed,REGION) -var=prefix=$(PREFIX)
 
 help: ## show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +25,27 @@ help: ## show what can be made
 run: ## run one request on the emulator and show its events [REQUEST=fixtures/requests/dag.json]
 	$(CARGO) build --locked --quiet --bin function --bin emulator
 	target/debug/emulator run --function target/debug/function --request $(REQUEST)
+
+deploy: IMAGE := $(REGION)-docker.pkg.dev/$(PROJECT)/$(PREFIX)/function:$(shell date -u +%Y%m%d-%H%M%S)
+deploy: ## all of it into a project: the registry, the image, the rest (needs gcloud and terraform) [PROJECT= REGION= PREFIX= BUILDER=docker TF_FLAGS=-auto-approve]
+	gcloud services enable cloudresourcemanager.googleapis.com serviceusage.googleapis.com --project=$(call needed,PROJECT)
+	$(TERRAFORM) init -input=false
+	$(TERRAFORM) apply $(TF_VARS) -var=image=$(IMAGE) -target=google_artifact_registry_repository_iam_member.build_pushes_images \
+	  -target=google_project_iam_member.build_logs -target=google_storage_bucket_iam_member.build_reads_sources
+	$(MAKE) image IMAGE=$(IMAGE)
+	$(TERRAFORM) apply $(TF_VARS) -var=image=$(IMAGE)
+
+apply: IMAGE = $(shell $(TERRAFORM) output -raw image)
+apply: ## a change of variables alone: terraform apply with the image that runs [PROJECT= REGION= PREFIX= IMAGE= TF_FLAGS=]
+	$(TERRAFORM) apply $(TF_VARS) -var=image=$(IMAGE)
+
+destroy: ## all of it gone, with the records, logs and events that it kept [PROJECT= REGION= PREFIX= TF_FLAGS=]
+	$(TERRAFORM) apply $(TF_VARS) -var=image=none:0 -var=force_destroy=true -target=google_bigquery_dataset.history -target=google_bigquery_table.history \
+	  -target=google_storage_bucket.dataproc -target=google_storage_bucket.logs -target=google_storage_bucket.staging
+	$(TERRAFORM) destroy $(TF_VARS) -var=image=none:0 -var=force_destroy=true
+
+smoke: ## try the deployed function, on a real project; costs some cents [PROJECT= REGION= PREFIX= SMOKE=--help]
+	python3 tf/smoke.py $(PROJECT:%=--project=%) $(REGION:%=--region=%) $(PREFIX:%=--prefix=%) $(SMOKE)
 
 test: ## all tests that need nothing but cargo
 	$(CARGO) test --locked --workspace
@@ -47,8 +74,14 @@ fuzz: ## mutated inputs for all that comes from outside, a minute for each targe
 test-parity: ## compare with Google's Python client from outside, on the corpus and as many made cases (needs python3 and PyPI)
 	$(CARGO) build --locked --bin function --bin emulator
 	python3 -m venv target/parity
-	target/parity/bin/pip install --quiet google-cloud-dataproc==5.32.0 google-cloud-pubsub==2.44.0 google-cloud-storage==3.17.1
+	target/parity/bin/pip install --quiet $(GOOGLE_CLIENTS)
 	target/parity/bin/python .ci/parity.py --function target/debug/function --emulator target/debug/emulator --corpus fixtures/corpus
+
+test-smoke: ## make smoke against the emulator (needs python3, PyPI, gcloud and terraform)
+	$(CARGO) build --locked --bin function --bin emulator
+	python3 -m venv target/parity
+	target/parity/bin/pip install --quiet $(GOOGLE_CLIENTS)
+	target/parity/bin/python .ci/test-smoke --function target/debug/function --emulator target/debug/emulator
 
 bench: ## requests a second, and the runs that one tick takes further [RUNS=5000]
 	$(CARGO) bench --locked -p inline-workflow --bench sweep

@@ -24,10 +24,16 @@ POLL_SECONDS = 2
 TOKEN_SECONDS = 240
 MOST_PAGES = 40
 PULL_TROUBLES = 5
+# Once the runs have ended, every other answer is due at once; Pub/Sub's redelivery may take a while.
+QUIET_SECONDS = 90
 
 
 class Trouble(Exception):
     """Something that could not be done, in words for the user."""
+
+
+class Refusal(Trouble):
+    """gcloud has said no, so that nothing was done."""
 
 
 class NotReady(Exception):
@@ -41,7 +47,8 @@ def parse_arguments(arguments):
     parser = argparse.ArgumentParser(
         prog="smoke.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Project, region, topics and the example are taken from Terraform's outputs where they are not given.")
-    parser.add_argument("--project", metavar="P", type=matching(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", "a project id"))
+    parser.add_argument("--project", metavar="P",
+                        type=matching(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", "a project id"))
     parser.add_argument("--region", metavar="R", type=matching(r"[a-z]+-[a-z]+[0-9]+", "a region, as us-central1"))
     parser.add_argument("--requests-topic", metavar="T", type=topic, help="short id, or projects/P/topics/T")
     parser.add_argument("--responses-topic", metavar="T", type=topic, help="likewise")
@@ -55,8 +62,10 @@ def parse_arguments(arguments):
     parser.add_argument("--patience", metavar="SECONDS", type=positive, default=180,
                         help="for what comes late: the last audit log entry, clusters to go (default: %(default)s)")
     parser.add_argument("--skip-probe", action="store_true", help="do not start a workflow beside the function")
-    parser.add_argument("--report", metavar="PATH", type=pathlib.Path, help="write expectations, findings and events there, as JSON")
-    parser.add_argument("--dataproc-endpoint", metavar="URL", default=os.environ.get("CLOUDSDK_API_ENDPOINT_OVERRIDES_DATAPROC"),
+    parser.add_argument("--report", metavar="PATH", type=pathlib.Path,
+                        help="write expectations, findings and events there, as JSON")
+    parser.add_argument("--dataproc-endpoint", metavar="URL",
+                        default=os.environ.get("CLOUDSDK_API_ENDPOINT_OVERRIDES_DATAPROC"),
                         help="default: CLOUDSDK_API_ENDPOINT_OVERRIDES_DATAPROC, which gcloud follows too, or the region's")
     return parser.parse_args(arguments)
 
@@ -70,7 +79,8 @@ def matching(pattern, what):
 
 
 def topic(text):
-    return matching(r"(projects/[^/]+/topics/)?[A-Za-z][A-Za-z0-9._~+%-]{2,254}", "a topic: a short id or projects/P/topics/T")(text)
+    name = r"(projects/[^/]+/topics/)?[A-Za-z][A-Za-z0-9._~+%-]{2,254}"
+    return matching(name, "a topic: a short id or projects/P/topics/T")(text)
 
 
 def positive(text):
@@ -94,8 +104,8 @@ def deployment(arguments):
         outputs = terraform_outputs(arguments.tf, missing)
         absent = [name for name in missing if not isinstance(outputs.get(name), str) or not outputs[name]]
         if absent:
-            raise NotReady(f"Terraform in {arguments.tf} has no output {', '.join(absent)}: run terraform apply there first, or "
-                           f"give {', '.join(flag(name) for name in absent)}")
+            raise NotReady(f"Terraform in {arguments.tf} has no output {', '.join(absent)}: run terraform apply there first, "
+                           f"or give {', '.join(flag(name) for name in absent)}")
         if arguments.project and outputs.get("project", arguments.project) != arguments.project:
             raise NotReady(f"--project is {arguments.project}, but Terraform's outputs in {arguments.tf} are of "
                            f"{outputs['project']}; without it, {', '.join(flag(name) for name in missing)} must be given")
@@ -112,7 +122,8 @@ def deployment(arguments):
         except (OSError, UnicodeDecodeError) as error:
             raise NotReady(f"--example-request {place}: {error}") from error
     arguments.example_request = example(text, place)
-    arguments.dataproc_endpoint = (arguments.dataproc_endpoint or f"https://{arguments.region}-dataproc.googleapis.com").rstrip("/")
+    regional = f"https://{arguments.region}-dataproc.googleapis.com"
+    arguments.dataproc_endpoint = (arguments.dataproc_endpoint or regional).rstrip("/")
 
 
 def flag(name):
@@ -138,10 +149,11 @@ def example(text, place):
         request = json.loads(text)
     except ValueError as error:
         raise NotReady(f"{place} is not JSON: {error}") from error
-    if not isinstance(request, dict) or not isinstance(request.get("job_name"), str) or request.get("action", "run") != "run":
+    runs = isinstance(request, dict) and request.get("action", "run") == "run"
+    if not runs or not isinstance(request.get("job_name"), str):
         raise NotReady(f"{place} is not a request to run something, with a job_name")
     if script_of(request) is None:
-        raise NotReady(f"{place}: jobs name no script (main_python_file_uri or the like), so that nothing can be made to fail")
+        raise NotReady(f"{place}: jobs name no script (main_python_file_uri or the like), so none can be made to fail")
     return request
 
 
@@ -179,7 +191,7 @@ def gcloud(*arguments, limit=90):
             process.communicate()
         running.discard(process)
     if process.returncode:
-        raise Trouble(f"{name}: {' '.join(errors.split())[-600:] or f'exit code {process.returncode}'}")
+        raise Refusal(f"{name}: {' '.join(errors.split())[-600:] or f'exit code {process.returncode}'}")
     return printed
 
 
@@ -285,12 +297,12 @@ class Event:
         message = received["message"]
         self.attributes, self.message_id = message.get("attributes", {}), message.get("messageId")
         self.published = message.get("publishTime")
+        self.readable, self.data = True, {}
         try:
-            self.data = json.loads(base64.b64decode(message.get("data") or ""))
-        except ValueError:
-            self.data = None
-        if not isinstance(self.data, dict):
-            self.data = {}
+            # gcloud prints bytes in the alphabet of URLs; the API itself has the other one.
+            self.data = dict(json.loads(base64.b64decode((message.get("data") or "").translate(str.maketrans("-_", "+/")))))
+        except (ValueError, TypeError):
+            self.readable = False
         self.id, self.run_id = self.attributes.get("ce-id", ""), self.attributes.get("ce-runid", "")
         self.case = self.attributes.get("case", "")
         self.word = self.attributes.get("ce-type", "").removeprefix(TYPE_PREFIX)
@@ -319,7 +331,7 @@ class Smoke:
         self.subscription = f"projects/{arguments.project}/subscriptions/smoke-{self.id}"
         # Each message that is sent, by its name, and the events that it or its run caused.
         self.sent, self.requests, self.events = {}, {}, []
-        self.incoming, self.stopping = queue.Queue(), threading.Event()
+        self.incoming, self.stopping, self.subscribed = queue.Queue(), threading.Event(), False
         self.expectations, self.findings, self.troubles = [], [], []
         self.clusters_of_example, self.clusters_left, self.filters_tried = [], None, False
         self.probe_thread, self.probe_operations, self.probe_finished = None, set(), False
@@ -329,8 +341,8 @@ class Smoke:
     def publish(self, case, request):
         """Sends one message. Its attributes come back with its events."""
         self.requests[case] = request
-        printed = gcloud_json("pubsub", "topics", "publish", self.arguments.requests_topic, f"--message={json.dumps(request)}",
-                              f"--attribute=smoke={self.id},case={case}")
+        printed = gcloud_json("pubsub", "topics", "publish", self.arguments.requests_topic,
+                              f"--message={json.dumps(request)}", f"--attribute=smoke={self.id},case={case}")
         ids = printed.get("messageIds") if isinstance(printed, dict) else printed
         self.sent[case] = ids[0] if isinstance(ids, list) else ids
         say(f"{case:<9}  published   as message {self.sent[case]}")
@@ -356,9 +368,14 @@ class Smoke:
 
     def subscribe(self):
         # A subscription of its own, so that nobody's is drained; gone after a day even if this process is killed.
-        gcloud("pubsub", "subscriptions", "create", self.subscription, f"--topic={self.arguments.responses_topic}",
-               f'--message-filter=attributes.smoke = "{self.id}"', "--enable-message-ordering", "--ack-deadline=60",
-               "--message-retention-duration=1h", "--expiration-period=24h")
+        self.subscribed = True
+        try:
+            gcloud("pubsub", "subscriptions", "create", self.subscription, f"--topic={self.arguments.responses_topic}",
+                   f'--message-filter=attributes.smoke = "{self.id}"', "--enable-message-ordering", "--ack-deadline=60",
+                   "--message-retention-duration=1h", "--expiration-period=24h")
+        except Refusal:
+            self.subscribed = False
+            raise
         threading.Thread(target=self.follow, daemon=True).start()
 
     def follow(self):
@@ -389,9 +406,13 @@ class Smoke:
         validate = {**self.run_request("validate"), "action": "validate"}
         del validate["request_id"]
         self.publish("validate", validate)
+        last = time.monotonic()
         while not self.settled():
             if time.monotonic() > self.deadline:
                 self.troubles.append(f"not everything came to an end within {self.arguments.timeout:g} minutes")
+                return
+            if not self.unended() and not self.probing() and time.monotonic() > last + QUIET_SECONDS:
+                self.troubles.append(f"all runs have ended, and nothing else has come for {QUIET_SECONDS} s")
                 return
             try:
                 event = self.incoming.get(timeout=1)
@@ -402,20 +423,24 @@ class Smoke:
             if event.attributes.get("smoke") == self.id:
                 self.events.append(event)
                 say(event.line())
+                if not event.readable:
+                    self.troubles.append(f"the data of event {event.id} in message {event.message_id} is not a JSON object")
                 self.react(event, example)
+                last = time.monotonic()
 
     def react(self, event, example):
         if event.case == "example" and event.word == "submitted" and "duplicate" not in self.sent:
             self.publish("duplicate", example)
             self.publish("status", {"action": "status", "run_id": event.run_id})
-        if event.case == "example" and event.word in ENDS and "duplicate" in self.sent and "again" not in self.sent:
+        if self.ran() and "again" not in self.sent:
             self.publish("again", example)
         if event.case == "cancelled" and event.word == "submitted" and "cancel" not in self.sent:
             self.publish("cancel", {"action": "cancel", "run_id": event.run_id})
-        if event.word == "validated" and not self.arguments.skip_probe and self.probe_thread is None:
+        wanted = not self.arguments.skip_probe and self.probe_thread is None
+        if event.case == "validate" and event.word == "validated" and wanted:
             self.probe_thread = threading.Thread(target=self.guarded, args=(probe, self, event), daemon=True)
             self.probe_thread.start()
-        if event.case == "example" and event.word not in ENDS and not self.clusters_of_example and self.end("example") is None:
+        if event.case == "example" and not self.end("example") and not self.clusters_of_example:
             self.clusters_of_example = self.clusters(f"labels.run_id = {event.run_id}")
         if event.word in ENDS and event.data.get("operation") and not self.filters_tried and self.named():
             # One workflow has ended and others may run: now a filter shows what it does.
@@ -430,12 +455,18 @@ class Smoke:
             say(f"{step.__name__}: {trouble}")
 
     def settled(self):
-        runs = all(self.end(case) for case in ("example", "failing", "cancelled"))
-        answers = all(self.of(case, "answered", "validated", "rejected") for case in ("invalid", "validate", "status", "cancel")
-                      if case in self.sent)
+        answers = all(self.of(case, "answered", "validated", "rejected")
+                      for case in ("invalid", "validate", "status", "cancel") if case in self.sent)
         repeated = all(self.repetition(case) for case in ("duplicate", "again") if case in self.sent)
-        probed = self.probe_thread is None or not self.probe_thread.is_alive()
-        return runs and answers and repeated and probed and ("again" in self.sent or "duplicate" not in self.sent)
+        return not self.unended() and answers and repeated and not self.probing()
+
+    def ran(self):
+        """Whether the example has come to an end after it was submitted."""
+        end = self.end("example")
+        return end is not None and end.word != "rejected" and "duplicate" in self.sent
+
+    def probing(self):
+        return self.probe_thread is not None and self.probe_thread.is_alive()
 
     def repetition(self, case):
         """The event that a repeated request caused: one that was told before, in another message of Pub/Sub's."""
@@ -480,7 +511,10 @@ class Smoke:
     # The end, whatever happened.
 
     def unended(self):
-        return [case for case in ("example", "failing", "cancelled") if case in self.requests and self.end(case) is None]
+        """What was sent to run and has not ended; and what should not have run at all, and does."""
+        runs = {"example", "failing", "cancelled"} & self.requests.keys()
+        runs |= {event.case for event in self.events if event.word in ("submitted", "progressed")}
+        return sorted(case for case in runs if self.end(case) is None)
 
     def stop_what_runs(self):
         """Cancels what has not ended: by the function, so that it tries nothing again, and at Dataproc itself."""
@@ -488,9 +522,11 @@ class Smoke:
         if self.probe_thread is not None:
             self.probe_thread.join(60)
         for case in self.unended():
-            request = self.requests[case]
-            names = {"job_name": request["job_name"], "request_id": request["request_id"]}
-            self.guarded(self.publish, f"stop-{case}", {"action": "cancel", **names})
+            run_ids = {event.run_id for event in self.of(case)}
+            names = [{"run_id": run_id} for run_id in run_ids] or [
+                {key: self.requests[case][key] for key in ("job_name", "request_id")}]
+            for name in names:
+                self.guarded(self.publish, f"stop-{case}", {"action": "cancel", **name})
             operations = {event.data["operation"] for event in self.of(case) if event.data.get("operation")}
             for operation in operations:
                 self.guarded(cancel, self, operation)
@@ -499,7 +535,8 @@ class Smoke:
                 self.guarded(cancel, self, operation)
 
     def clean_up(self):
-        self.guarded(gcloud, "pubsub", "subscriptions", "delete", self.subscription)
+        if self.subscribed:
+            self.guarded(gcloud, "pubsub", "subscriptions", "delete", self.subscription)
         for process in list(running):
             kill(process)
 
@@ -513,14 +550,15 @@ def cancel(smoke, operation):
 
 
 def probe(smoke, validated):
-    """Starts a workflow beside the function, with the cluster of the example but on one machine, and repeats its request_id."""
+    """Starts a workflow beside the function, with the example's cluster but on one machine, and repeats its request_id."""
     dataproc, request_id = smoke.dataproc, str(uuid.uuid4())
     template = single_node(validated.data.get("template"), smoke.id)
     name = template["placement"]["managedCluster"]["clusterName"]
 
     def instantiate(when):
         began = time.monotonic()
-        answer = dataproc.call("POST", f"{dataproc.parent}/workflowTemplates:instantiateInline", template, requestId=request_id)
+        path = f"{dataproc.parent}/workflowTemplates:instantiateInline"
+        answer = dataproc.call("POST", path, template, requestId=request_id)
         operation = answer.body.get("name") if answer.status == 200 else None
         if operation:
             smoke.probe_operations.add(operation)
@@ -538,7 +576,7 @@ def probe(smoke, validated):
     answered = time.monotonic()
     if not first["operation"]:
         raise Trouble(f"the probe's InstantiateInline was refused: {first['status']} {json.dumps(first['body'])[:400]}")
-    answers, seen = [repeat("repeated at once")], []
+    seen = []
 
     def look():
         operation = dataproc.operation(first["operation"])
@@ -555,6 +593,8 @@ def probe(smoke, validated):
                 raise Trouble(f"the probe's workflow {first['operation']}: not {what} within {minutes} minutes, or stopped")
         return operation
 
+    look()
+    answers = [repeat("repeated at once")]
     running = lambda operation: operation.get("done") or metadata(operation).get("state") == "RUNNING" and \
         metadata(operation).get("clusterName")
     wait(running, "running with a cluster name", 5)
@@ -587,7 +627,7 @@ def probe(smoke, validated):
 def single_node(template, smoke_id):
     """The template of a validated event, cut down to its first step on one machine."""
     if not isinstance(template, dict) or not template.get("jobs") or "managedCluster" not in template.get("placement", {}):
-        raise Trouble("the validated event holds no template with jobs and a managed cluster, so there was nothing to probe with")
+        raise Trouble("there was nothing to probe with: the validated event holds no template with jobs and a managed cluster")
     template = copy.deepcopy(template)
     job = template["jobs"][0]
     template["jobs"] = [job]
@@ -609,7 +649,8 @@ def single_node(template, smoke_id):
 
 
 def ending(operation):
-    nodes = ", ".join(f"{node.get('stepId')} {node.get('state')}" for node in metadata(operation).get("graph", {}).get("nodes", []))
+    graph = metadata(operation).get("graph", {})
+    nodes = ", ".join(f"{node.get('stepId')} {node.get('state')}" for node in graph.get("nodes", []))
     error = operation.get("error")
     said = f"error {error.get('code')} {' '.join(str(error.get('message')).split())[:200]}" if error else \
         f"no error, response {json.dumps(operation.get('response'))}"
@@ -657,9 +698,9 @@ def try_filters(smoke):
     for filter in filters(event.data["cluster"]["name"], event.run_id):
         answer, got = smoke.dataproc.operations(filter.text)
         _, after = smoke.dataproc.operations("")
+        told = verdict(filter, got, before, after) if answer.status == 200 else f"refused: {refusal(answer)}"
         rows.append({"filter": filter.text, "status": answer.status, "count": len(got), "of": len(after),
-                     "operations": sorted(got)[:20],
-                     "verdict": verdict(filter, got, before, after) if answer.status == 200 else f"refused: {refusal(answer)}"})
+                     "operations": sorted(got)[:20], "verdict": told})
         before = after
     smoke.find("filters of operations.list", "\n".join(
         f"{row['filter'] or '(none)':<52} {row['status']}  {row['count']:>4}  {row['verdict']}" for row in rows), rows)
@@ -687,15 +728,17 @@ def read_audit_log(smoke):
         raise Trouble("the audit log was not read: no event of the example names its operation")
     filter = (f'protoPayload.serviceName="dataproc.googleapis.com" AND protoPayload.methodName="{INSTANTIATE_INLINE}" AND '
               f'operation.id:"{operation.rpartition("/")[2]}"')
+    patience = f"within {smoke.arguments.patience:g} s of the end"
     until = time.monotonic() + smoke.arguments.patience
     while True:
-        entries = gcloud_json("logging", "read", filter, f"--project={smoke.arguments.project}", "--order=asc", "--limit=50") or []
+        entries = gcloud_json("logging", "read", filter, f"--project={smoke.arguments.project}", "--order=asc",
+                              "--limit=50") or []
         whole = any(entry.get("operation", {}).get("last") for entry in entries)
         if whole or time.monotonic() > until:
             break
         time.sleep(5)
     if not entries:
-        return smoke.find("audit log of the call", f"no entry within {smoke.arguments.patience:g} s of the end", {"filter": filter})
+        return smoke.find("audit log of the call", f"no entry {patience}", {"filter": filter})
     told = [f"{len(entries)} entries; operation.id is "
             + ("the operation's full name" if entries[0]["operation"].get("id") == operation else
                f"{entries[0]['operation'].get('id')}, NOT the operation's full name")]
@@ -705,7 +748,7 @@ def read_audit_log(smoke):
                     f"{entry.get('operation', {}).get('last', False)}, status {json.dumps(payload.get('status'))}, response "
                     f"{json.dumps(payload.get('response'))[:300]}, protoPayload has {', '.join(sorted(payload))}")
     if not whole:
-        told.append(f"none with operation.last within {smoke.arguments.patience:g} s of the end")
+        told.append(f"none with operation.last {patience}")
     smoke.find("audit log of the call", "\n".join(told), {"filter": filter, "entries": entries})
 
 
@@ -713,21 +756,23 @@ def read_audit_log(smoke):
 
 
 def judge(smoke):
-    expect = lambda text, holds, evidence: smoke.expectations.append({"expected": text, "ok": bool(holds), "evidence": evidence})
+    def expect(text, holds, evidence):
+        smoke.expectations.append({"expected": text, "ok": bool(holds), "evidence": evidence})
+
     first = lambda case, word: next(iter(smoke.of(case, word)), None)
     example, failing = smoke.end("example"), smoke.end("failing")
     started = first("example", "submitted")
-    expect("the example is submitted and succeeds", started and example and example.word == "succeeded", course(smoke, "example"))
+    expect("the example is submitted and succeeds", started and example and example.word == "succeeded",
+           course(smoke, "example"))
     name = smoke.named() and smoke.named().data["cluster"]["name"]
     expect("its cluster is found by the label run_id", name and name in smoke.clusters_of_example,
            f"listed: {', '.join(smoke.clusters_of_example) or 'none'}; told: {name}")
     blamed = [step for step in failing.data.get("steps", []) if step.get("root_cause")] if failing else []
+    why = "".join(f"; {step.get('step_id')}: " + " ".join(str(step.get("error")).split())[:300] for step in blamed)
     expect("a missing script fails, with a step's error as the root cause",
-           failing and failing.word == "failed" and any(step.get("error") for step in blamed),
-           course(smoke, "failing") + "".join(f"; {step.get('step_id')}: {error_text({'code': step.get('state'), 'message': step.get('error')})}"
-                                              for step in blamed))
-    answer = first("cancel", "answered")
-    expect("a cancel is answered", answer and answer.data.get("found") and answer.run_id == first("cancelled", "submitted").run_id,
+           failing and failing.word == "failed" and any(step.get("error") for step in blamed), course(smoke, "failing") + why)
+    answer, cancelled = first("cancel", "answered"), first("cancelled", "submitted")
+    expect("a cancel is answered", answer and cancelled and answer.data.get("found") and answer.run_id == cancelled.run_id,
            course(smoke, "cancel"))
     ended = smoke.end("cancelled")
     expect("the run then ends as cancelled", ended and ended.word == "cancelled", course(smoke, "cancelled"))
@@ -736,12 +781,14 @@ def judge(smoke):
         event = smoke.repetition(case)
         expect(text, event, f"{event.id} in message {event.message_id}" if event else sent_or_not(smoke, case))
     runs = {event.run_id for case in ("example", "duplicate", "again") for event in smoke.of(case)}
-    expect("all three are one run", started and "again" in smoke.sent and len(runs) == 1, ", ".join(sorted(runs)) or "no event")
+    expect("all three are one run", started and "again" in smoke.sent and len(runs) == 1,
+           ", ".join(sorted(runs)) or "no event")
     of_run = workflows_of(smoke, started) if started else []
     expect("and one workflow", len(of_run) == 1, ", ".join(of_run) or "none found")
     rejected = first("invalid", "rejected")
     paths = [violation.get("path") for violation in rejected.data.get("violations", [])] if rejected else []
-    expect("an unknown key is rejected, with its path", "jbos" in paths, f"{course(smoke, 'invalid')}; violations of {paths}")
+    expect("an unknown key is rejected, with its path", "jbos" in paths,
+           f"{course(smoke, 'invalid')}; violations of {paths}")
     validated = first("validate", "validated")
     expect("validate shows the template", validated and validated.data.get("template"), course(smoke, "validate"))
     status = first("status", "answered")
@@ -841,6 +888,8 @@ def main():
         say(f"interrupted: cancelling what runs. gcloud dataproc clusters list --project={arguments.project} "
             f"--region={arguments.region} --filter='labels.smoke = {smoke.id}' shows what is left")
         smoke.stop_what_runs()
+        if arguments.report:
+            write_report(smoke, arguments.report)
         return 130
     finally:
         smoke.clean_up()
