@@ -323,6 +323,19 @@ fn the_readme_names_every_variable_and_output() {
     }
 }
 
+#[test]
+#[ignore = "needs terraform: make test-tf"]
+fn the_smoke_test_finds_the_outputs_that_it_reads() {
+    let program = read("smoke.py");
+    let line =
+        program.lines().find(|line| line.trim_start().starts_with("names = [\"project\"")).expect("a list of names");
+    let names: Vec<&str> = line.split('"').skip(1).step_by(2).collect();
+    assert!(names.len() > 3, "{names:?}");
+    for name in names {
+        assert!(runs()["minimal"]["outputs"][name]["value"].is_string(), "no output {name}");
+    }
+}
+
 /// What `terraform console` says of variables: it checks them without a provider.
 fn console(arguments: &[String]) -> String {
     let mut command = terraform();
