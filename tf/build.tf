@@ -21,7 +21,14 @@ resource "google_storage_bucket" "build" {
     }
   }
 
-  depends_on = [google_project_service.apis]
+  dynamic "encryption" {
+    for_each = var.kms_key[*]
+    content {
+      default_kms_key_name = encryption.value
+    }
+  }
+
+  depends_on = [google_project_service.apis, google_kms_crypto_key_iam_member.storage]
 }
 
 resource "google_storage_bucket_iam_member" "build_reads_sources" {

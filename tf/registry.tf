@@ -9,11 +9,6 @@ resource "google_artifact_registry_repository" "images" {
 
   # checkov:skip=CKV_GCP_84: the images hold open source and no secret.
 
-  # A tag names one image for ever.
-  docker_config {
-    immutable_tags = true
-  }
-
   cleanup_policy_dry_run = false
 
   # What keeps goes before what deletes.

@@ -123,8 +123,8 @@ variable "log_retention_days" {
 variable "network" {
   description = <<-EOT
     Where the clusters' machines are: a `network` or a `subnetwork` by name or URI (`projects/HOST/regions/R/subnetworks/S`
-    for a shared one; neither: the network called default), their firewall `tags`, and whether they have `external_ips`.
-    Without these the subnetwork needs Private Google Access.
+    for a shared one; neither: the network called default), their firewall `tags`, and whether they have `external_ips`
+    (without them machines reach Google's services only).
   EOT
   type = object({
     network      = optional(string)
@@ -164,8 +164,8 @@ variable "prefix" {
     error_message = "prefix must be 3 to 20 lower case letters, digits and hyphens, begin with a letter and not end with a hyphen: accounts' names have at most 30."
   }
   validation {
-    condition     = !startswith(var.prefix, "goog")
-    error_message = "prefix must not begin with goog, which Google keeps for itself."
+    condition     = !can(regex("^goog|google", var.prefix))
+    error_message = "prefix must not begin with goog or contain google: no topic and no bucket may be called so."
   }
 }
 

@@ -243,7 +243,7 @@ run "full" {
   assert {
     condition = alltrue(concat(
       [for topic in [google_pubsub_topic.requests, google_pubsub_topic.responses, google_pubsub_topic.ticks] : topic.kms_key_name == var.kms_key],
-      [for bucket in [google_storage_bucket.staging, google_storage_bucket.dataproc, google_storage_bucket.logs] : bucket.encryption[0].default_kms_key_name == var.kms_key],
+      [for bucket in [google_storage_bucket.staging, google_storage_bucket.dataproc, google_storage_bucket.logs, google_storage_bucket.build] : bucket.encryption[0].default_kms_key_name == var.kms_key],
     ))
     error_message = "topics and buckets are under the key"
   }

@@ -387,7 +387,8 @@ fn bad_variables_are_refused_with_a_message_that_helps() {
         ("notification_channels", r#"["me@example.com"]"#, "each must be projects/PROJECT/notificationChannels/ID"),
         ("prefix", "Inline", "prefix must be 3 to 20 lower case letters"),
         ("prefix", "a-prefix-of-21-letter", "prefix must be 3 to 20 lower case letters"),
-        ("prefix", "google-jobs", "prefix must not begin with goog"),
+        ("prefix", "goog-jobs", "prefix must not begin with goog or contain google"),
+        ("prefix", "my-google-jobs", "prefix must not begin with goog or contain google"),
         ("project", "123456789012", "project must be a project's id"),
         ("project", "Example", "project must be a project's id"),
         (
