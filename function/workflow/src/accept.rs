@@ -17,7 +17,7 @@ use crate::{
     context::Context,
     environment::Rules,
     error::{CallError, Error},
-    inquire,
+    inquire, journal,
     outcome::Failure,
     record::{Correlation, Kind, Lease, Record, State},
     records::{self, Found, Loaded},
@@ -35,6 +35,8 @@ pub struct Handled {
     pub run_id: Uuid,
     pub job_name: String,
     pub request_id: Option<String>,
+    /// Where the fault lies, if it was rejected and nothing recorded.
+    pub rejected_by: Option<&'static str>,
     pub what: String,
 }
 
@@ -56,14 +58,15 @@ pub async fn accept(cx: &Context, message: &Message, traceparent: Option<String>
         run_id: to.run_id,
         job_name: request.job_name.clone(),
         request_id: request.request_id.clone(),
+        rejected_by: None,
         what,
     };
+    let rejected = |(what, rejected_by): (String, _)| Handled { rejected_by, ..handled(what) };
     if matches!(request.action, Action::Cancel | Action::Status) {
-        let what = match faults.is_empty() {
-            true => inquire::inquire(cx, message, &request, to.clone()).await?,
-            false => reject(cx, &to, &request, faults, message).await?,
+        return match faults.is_empty() {
+            true => inquire::inquire(cx, message, &request, to.clone()).await.map(handled),
+            false => reject(cx, &to, &request, faults, message).await.map(rejected),
         };
-        return Ok(handled(what));
     }
     let config = current_config(cx).await.map_err(Error::NotRecorded)?;
     let (rendered, violations) = render(cx, &request, run_id, config.as_deref(), faults);
@@ -96,7 +99,7 @@ pub async fn accept(cx: &Context, message: &Message, traceparent: Option<String>
         _ if refused.iter().all(is_of_config) && request.action == Action::Run => {
             rejected_record(cx, message, &request, to.clone(), refused)
         }
-        _ => return reject(cx, &to, &request, refused, message).await.map(handled),
+        _ => return reject(cx, &to, &request, refused, message).await.map(rejected),
     };
     // Side by side: both must stand before the message is acked, and the order does not matter then.
     let (marked, stored) = join!(records::mark(cx, run_id), records::store(cx, &record, 0));
@@ -108,6 +111,7 @@ pub async fn accept(cx: &Context, message: &Message, traceparent: Option<String>
                 Some(marker) => marker,
                 None => records::mark_anew(cx, run_id).await.map_err(Error::NotRecorded)?,
             };
+            journal::written(None, &record);
             let run = Loaded { record, generation };
             Ok(handled(first_step(cx, &writer, run, Some(marker)).await))
         }
@@ -184,14 +188,14 @@ fn template_json(cx: &Context, rendered: &Rendered, run_id: Uuid) -> serde_json:
 
 /// Answers a message that nothing comes of. If the run that it names is recorded all the same, what stands there counts:
 /// a request that was recorded before these rules changed is running, and this is but its repetition; and one that runs
-/// under the same request_id has not been rejected.
+/// under the same request_id has not been rejected. Says where the fault lies only if it was really rejected.
 async fn reject(
     cx: &Context,
     to: &Correlation,
     request: &Request,
     violations: Vec<Violation>,
     message: &Message,
-) -> Result<String, Error> {
+) -> Result<(String, Option<&'static str>), Error> {
     let failure = Failure::new(Code::InvalidArgument, summary(&violations));
     let what = format!("rejected: {}", failure.message);
     match records::load(cx, to.run_id).await.map_err(Error::NotRecorded)? {
@@ -201,16 +205,17 @@ async fn reject(
             let its_own = run.record.correlation.message_id == to.message_id;
             let the_same = request.action == Action::Run && run.record.digest == request.digest();
             if its_own || (the_same && !rejected) {
-                return repeat(cx, &cx.writer(), *run, None).await;
+                return Ok((repeat(cx, &cx.writer(), *run, None).await?, None));
             }
             if !rejected {
                 let message = cx.speaker.answered(to, &run.record, (Some(failure), &violations), cx.now());
                 cx.responses.publish(&message).await.map_err(Error::NotRecorded)?;
-                return Ok(format!("answered, for there is a run of that name; {what}"));
+                return Ok((format!("answered, for there is a run of that name; {what}"), None));
             }
         }
-        other => return illegible(cx, to, other).await,
+        other => return Ok((illegible(cx, to, other).await?, None)),
     }
+    let rejected_by = journal::rejected_by(&violations);
     let answer = Answer {
         state: Some(State::Rejected),
         failure: Some(failure),
@@ -220,7 +225,7 @@ async fn reject(
     };
     let message = cx.speaker.answer(to, Kind::Rejected, answer, cx.now());
     cx.responses.publish(&message).await.map_err(Error::NotRecorded)?;
-    Ok(what)
+    Ok((what, Some(rejected_by)))
 }
 
 /// One line for those who do not read the list.
@@ -361,6 +366,7 @@ async fn start_anew(cx: &Context, writer: &str, rejected: Loaded, fresh: Record)
         }
         Written::At(generation) => {
             // After the record: whoever still sees the old end must not delete this marker.
+            journal::written(None, &record);
             let marker = records::mark_anew(cx, run_id).await.map_err(Error::NotRecorded)?;
             let run = Loaded { record, generation };
             Ok(first_step(cx, writer, run, Some(marker)).await)
@@ -399,15 +405,7 @@ async fn repeat(cx: &Context, writer: &str, run: Loaded, marker: Option<i64>) ->
 }
 
 fn describe(record: &Record) -> String {
-    let state = match record.state {
-        State::Accepted => "accepted",
-        State::Waiting => "waiting",
-        State::Submitted => "submitted",
-        State::Succeeded => "succeeded",
-        State::Failed => "failed",
-        State::Cancelled => "cancelled",
-        State::Rejected => "rejected",
-    };
+    let state = record.state.word();
     match &record.failure {
         Some(failure) => format!("{state}: {}: {}", failure.code, failure.message),
         None => state.to_owned(),

@@ -7,13 +7,14 @@ use chrono::TimeDelta;
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use gcloud_sdk::google::cloud::dataproc::v1::Job;
 use gcloud_sdk::tonic::Code;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::{
     clock::{after, until},
     context::Context,
     dataproc::INSTANTIATE_DEADLINE,
     error::CallError,
+    journal,
     outcome::{Observation, observe},
     record::{Record, State},
     records::{self, Found, Loaded, marker_object},
@@ -71,6 +72,7 @@ pub async fn advance(cx: &Context, writer: &str, mut run: Loaded, marker: Option
 async fn commit(cx: &Context, run: &mut Loaded, changed: Record) -> Result<bool, CallError> {
     match records::store(cx, &changed, run.generation).await? {
         Written::At(generation) => {
+            journal::written(Some(&run.record), &changed);
             run.record = changed;
             run.generation = generation;
             Ok(true)
@@ -167,10 +169,7 @@ async fn submit(cx: &Context, writer: &str, run: &mut Loaded) -> Result<Step, Ca
         }
     };
     match cx.dataproc.instantiate(&request, deadline).await {
-        Ok(operation) => {
-            info!(run_id = %record.run_id(), operation = operation.name, attempt = record.attempt, "workflow submitted");
-            take_in(cx, writer, run, &observe(&operation)).await
-        }
+        Ok(operation) => take_in(cx, writer, run, &observe(&operation)).await,
         Err(error) => {
             warn!(run_id = %record.run_id(), attempt = record.attempt, %error, "workflow not submitted");
             refuse(cx, writer, run, &error, after(now, deadline)).await

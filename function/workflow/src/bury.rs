@@ -8,6 +8,7 @@ use crate::{
     advance::publish_last,
     context::Context,
     error::CallError,
+    journal,
     outcome::Failure,
     record::{Correlation, Record},
     records::{self, marker_object},
@@ -34,7 +35,7 @@ pub async fn bury(
     let failure = Failure::new(Code::DataLoss, text);
     let record = Record::unreadable(owner.unwrap_or_else(|| to.clone()), failure, generation, cx.now());
     match records::store(cx, &record, generation).await? {
-        Written::At(_) => {}
+        Written::At(_) => journal::written(None, &record),
         // Somebody else has buried it, or has mended it; the next look shows.
         Written::Lost => return Ok(()),
     }

@@ -11,13 +11,12 @@ use crate::{
     accept::accept,
     context::Context,
     error::{CallError, Error},
+    journal::beginning,
     request,
     sweep::{Swept, operation_ended, sweep},
     trigger::{Message, Trigger, trigger},
 };
 
-/// Of a job_name in the log, in bytes.
-const LONGEST_NAME: usize = 1_024;
 /// A call that was begun within the budget may end this much after it.
 const OVERTIME: Duration = Duration::from_millis(500);
 
@@ -53,13 +52,15 @@ async fn handle_traced(cx: Context, event: Event, trace: Option<TraceContext>) -
             return handle_request(&cx, &message, traceparent, limit).await;
         }
         Trigger::Tick(published) => {
-            report("tick", timeout_at(limit, sweep(&cx, published)).await.ok(), began);
+            let swept = timeout_at(limit, sweep(&cx, published)).await.ok();
+            report_tick(&cx, swept, began);
         }
         Trigger::OperationEnded(name) => {
-            report(&name, timeout_at(limit, operation_ended(&cx, &name)).await.ok(), began);
+            let swept = timeout_at(limit, operation_ended(&cx, &name)).await.ok();
+            report_operation(beginning(&name), swept, began);
         }
         Trigger::Foreign(what) => {
-            warn!(elapsed_ms = elapsed_ms(began), "{what} is not for this function; ignored");
+            warn!(trigger = "foreign", elapsed_ms = elapsed_ms(began), "{what} is not for this function; ignored");
         }
     }
     Ok(())
@@ -80,10 +81,12 @@ async fn handle_request(
     let error = match result {
         Ok(handled) => {
             info!(
+                trigger = "request",
                 run_id = %handled.run_id,
                 job_name = beginning(&handled.job_name),
                 request_id = handled.request_id,
                 message_id,
+                rejected_by = handled.rejected_by,
                 elapsed_ms = elapsed_ms(began),
                 "{}", handled.what
             );
@@ -94,6 +97,7 @@ async fn handle_request(
     // Read once more: what was read is gone with the call that failed, or was cut off.
     let (request, _) = request::decode(message.data.as_deref().unwrap_or(b"{}"));
     warn!(
+        trigger = "request",
         run_id = %request::run_id(&request, &message.topic, message_id),
         job_name = beginning(&request.job_name),
         request_id = request.request_id,
@@ -105,25 +109,36 @@ async fn handle_request(
     Err(error)
 }
 
-/// Of a sender's text, which is of any length: an entry of Cloud Logging holds 256 KB.
-fn beginning(text: &str) -> &str {
-    &text[..text.floor_char_boundary(LONGEST_NAME)]
-}
-
 /// Ticks are acked whatever came of them: another one comes within a minute.
-fn report(what: &str, result: Option<Result<Swept, CallError>>, began: Instant) {
-    let elapsed_ms = elapsed_ms(began);
+fn report_tick(cx: &Context, result: Option<Result<Swept, CallError>>, began: Instant) {
+    let (trigger, elapsed_ms) = ("tick", elapsed_ms(began));
     match result {
+        // Whoever waits for the ticks' work waits for the next one.
+        Some(Ok(swept)) if swept.too_late => info!(trigger, elapsed_ms, "tick: too late, ignored"),
         Some(Ok(swept)) => info!(
+            trigger,
             seen = swept.seen,
             advanced = swept.advanced,
             failed = swept.failed,
             complete = swept.complete,
+            oldest_s = swept.oldest.map_or(0, |since| (cx.now() - since).num_seconds().max(0)),
             elapsed_ms,
-            "{what}"
+            "tick"
         ),
-        Some(Err(error)) => warn!(elapsed_ms, %error, "{what}: left to the next tick"),
-        None => error!(elapsed_ms, "{what}: ran over its time"),
+        Some(Err(error)) => warn!(trigger, elapsed_ms, %error, "tick: left to the next tick"),
+        None => error!(trigger, elapsed_ms, "tick: ran over its time"),
+    }
+}
+
+/// The same for the audit log's event: the next tick takes the run further.
+fn report_operation(operation: &str, result: Option<Result<Swept, CallError>>, began: Instant) {
+    let (trigger, elapsed_ms) = ("operation", elapsed_ms(began));
+    match result {
+        Some(Ok(Swept { seen, advanced, failed, .. })) => {
+            info!(trigger, operation, seen, advanced, failed, elapsed_ms, "operation");
+        }
+        Some(Err(error)) => warn!(trigger, operation, elapsed_ms, %error, "operation: left to the next tick"),
+        None => error!(trigger, operation, elapsed_ms, "operation: ran over its time"),
     }
 }
 

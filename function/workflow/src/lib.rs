@@ -29,6 +29,7 @@
 //! | [`record`] | the record of a run, as the bucket holds it | yes |
 //! | [`records`] | reading and writing records and markers | |
 //! | [`bury`] | records that cannot be read | |
+//! | [`journal`] | what the log says about a run | |
 //! | [`advance`] | one run, one step: look, submit, follow, finish; the whole sequence | |
 //! | [`run`] | the record's transitions: what comes next, and what each thing that happens makes of it | yes |
 //! | [`outcome`] | operation, metadata and jobs -> progress, end, root cause | yes |
@@ -87,6 +88,7 @@ pub mod record;
 pub mod records;
 
 pub mod bury;
+pub mod journal;
 
 pub mod advance;
 pub mod run;

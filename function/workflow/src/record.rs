@@ -33,6 +33,18 @@ pub enum State {
 }
 
 impl State {
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Accepted => "accepted",
+            State::Waiting => "waiting",
+            State::Submitted => "submitted",
+            State::Succeeded => "succeeded",
+            State::Failed => "failed",
+            State::Cancelled => "cancelled",
+            State::Rejected => "rejected",
+        }
+    }
+
     pub fn is_end(self) -> bool {
         match self {
             State::Accepted | State::Waiting | State::Submitted => false,

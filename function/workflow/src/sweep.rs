@@ -41,6 +41,11 @@ pub struct Swept {
     pub failed: usize,
     /// Whether all markers were seen.
     pub complete: bool,
+    /// Since when the oldest run is recorded that was listed and has not ended: of all of them only if this is
+    /// [`complete`](Swept::complete).
+    pub oldest: Option<DateTime<Utc>>,
+    /// The tick came too late to be of use; nothing was done.
+    pub too_late: bool,
 }
 
 /// Takes every active run one step further, until the event's time is used up. Begins at a place that moves with the
@@ -49,6 +54,7 @@ pub async fn sweep(cx: &Context, published: Option<DateTime<Utc>>) -> Result<Swe
     let mut swept = Swept::default();
     let now = cx.now();
     if published.is_some_and(|published| after(published, OLDEST_TICK) < now) {
+        swept.too_late = true;
         return Ok(swept);
     }
     let minute = now.timestamp().div_euclid(60) as f64;
@@ -107,17 +113,32 @@ async fn advance_all(cx: &Context, writer: &str, markers: Vec<Listed>, swept: &m
             under_way.push(advance_caught(cx, writer, marker));
         }
         match under_way.next().await {
-            Some(true) => swept.advanced += 1,
-            Some(false) => swept.failed += 1,
-            None => return,
+            Some((advanced, since)) => {
+                match advanced {
+                    true => swept.advanced += 1,
+                    false => swept.failed += 1,
+                }
+                swept.is_active_since(since);
+            }
+            None => break,
         }
+    }
+    // Not looked at, for want of time. A marker is at most as old as its run.
+    waiting.for_each(|marker| swept.is_active_since(marker.created));
+}
+
+impl Swept {
+    fn is_active_since(&mut self, since: Option<DateTime<Utc>>) {
+        self.oldest = [self.oldest, since].into_iter().flatten().min();
     }
 }
 
-/// One run must not take the others down with it.
-async fn advance_caught(cx: &Context, writer: &str, marker: Listed) -> bool {
+/// One run must not take the others down with it. Says whether it went as far as it goes, and since when it is active if
+/// it still is.
+async fn advance_caught(cx: &Context, writer: &str, marker: Listed) -> (bool, Option<DateTime<Utc>>) {
     let name = marker.name.clone();
-    match AssertUnwindSafe(advance_one(cx, writer, marker)).catch_unwind().await {
+    let mut since = marker.created;
+    let advanced = match AssertUnwindSafe(advance_one(cx, writer, marker, &mut since)).catch_unwind().await {
         Ok(Ok(())) => true,
         Ok(Err(error)) => {
             warn!(marker = name, %error, "left to the next tick");
@@ -127,24 +148,38 @@ async fn advance_caught(cx: &Context, writer: &str, marker: Listed) -> bool {
             error!(marker = name, "panicked");
             false
         }
-    }
+    };
+    (advanced, since)
 }
 
-async fn advance_one(cx: &Context, writer: &str, marker: Listed) -> Result<(), CallError> {
+/// `since` is when the marker was made, and becomes when the run was recorded: a marker is made anew when a request comes
+/// again. None once the run is no longer active.
+async fn advance_one(
+    cx: &Context,
+    writer: &str,
+    marker: Listed,
+    since: &mut Option<DateTime<Utc>>,
+) -> Result<(), CallError> {
     let id = marker.name.strip_prefix(MARKERS).unwrap_or_default();
     let Ok(run_id) = Uuid::try_parse(id) else {
         warn!(object = marker.name, "not a marker of a run; ignored");
+        *since = None;
         return Ok(());
     };
     match records::load(cx, run_id).await? {
         Found::Record(run) => {
-            advance(cx, writer, *run, Some(marker.generation)).await?;
+            *since = Some(run.record.recorded);
+            let record = advance(cx, writer, *run, Some(marker.generation)).await?;
+            if record.state.is_end() {
+                *since = None;
+            }
         }
         Found::Missing => {
             let orphan = marker.created.is_some_and(|created| created + ORPHAN_AGE < cx.now());
             if orphan {
                 warn!(%run_id, "a marker without a record; deleted");
                 cx.storage.delete(&marker.name, marker.generation).await?;
+                *since = None;
             }
         }
         Found::UnknownVersion(version) => {
@@ -153,6 +188,7 @@ async fn advance_one(cx: &Context, writer: &str, marker: Listed) -> Result<(), C
         Found::Unreadable { generation, content, reason } => {
             let to = Correlation::of_run(run_id);
             bury(cx, &to, (generation, content), &reason, Some(marker.generation)).await?;
+            *since = None;
         }
     }
     Ok(())

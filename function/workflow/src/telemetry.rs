@@ -83,17 +83,7 @@ fn cloud_logging(line: &[u8]) -> Vec<u8> {
             entry.insert("event_id".to_owned(), id.clone());
         }
     }
-    for (name, snake) in [
-        ("runId", "run_id"),
-        ("jobName", "job_name"),
-        ("requestId", "request_id"),
-        ("messageId", "message_id"),
-        ("elapsedMs", "elapsed_ms"),
-    ] {
-        if let Some(value) = entry.remove(name) {
-            entry.insert(snake.to_owned(), value);
-        }
-    }
+    entry = entry.into_iter().map(|(key, value)| (snake_case(key), value)).collect();
     let labels: Map<String, Value> = ["run_id", "job_name"]
         .into_iter()
         .filter_map(|name| Some((name.to_owned(), entry.get(name)?.clone())))
@@ -110,18 +100,34 @@ fn cloud_logging(line: &[u8]) -> Vec<u8> {
     text
 }
 
+/// The name of a field as it stands in the code. Cloud Logging's own keys are left alone.
+fn snake_case(key: String) -> String {
+    if key.contains('/') || !key.contains(|c: char| c.is_ascii_uppercase()) {
+        return key;
+    }
+    let mut snake = String::with_capacity(key.len() + 4);
+    for c in key.chars() {
+        if c.is_ascii_uppercase() {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_lowercase());
+    }
+    snake
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_line_gets_cloud_loggings_own_keys() {
-        let line = br#"{"severity":"ERROR","message":"m","runId":"r1","span":{"name":"event","trace":"projects/p/traces/t","id":"7"},"spans":[]}"#;
+        let line = br#"{"severity":"ERROR","message":"m","runId":"r1","oldestS":7,"logging.googleapis.com/sourceLocation":{},"span":{"name":"event","trace":"projects/p/traces/t","id":"7"},"spans":[]}"#;
         let text = cloud_logging(line);
         let entry: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(entry["logging.googleapis.com/trace"], "projects/p/traces/t");
         assert_eq!(entry["logging.googleapis.com/labels"]["run_id"], "r1");
-        assert_eq!(entry["run_id"], "r1");
+        assert_eq!((&entry["run_id"], &entry["oldest_s"]), (&Value::from("r1"), &Value::from(7)));
+        assert!(entry["logging.googleapis.com/sourceLocation"].is_object());
         assert_eq!(entry["event_id"], "7");
         assert_eq!(entry["@type"], REPORTED_ERROR);
         assert!(entry.get("span").is_none());
