@@ -94,9 +94,14 @@ impl Function {
 
     /// Posts a message as Eventarc does.
     pub async fn deliver(&self, topic: &str, id: &str, data: &[u8]) -> u16 {
+        self.deliver_late(topic, id, data, Duration::ZERO).await
+    }
+
+    /// The same, so long after its publication.
+    pub async fn deliver_late(&self, topic: &str, id: &str, data: &[u8], age: Duration) -> u16 {
         use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-        let now = chrono::Utc::now().to_rfc3339();
-        let body = json!({ "message": { "data": BASE64.encode(data), "messageId": id, "publishTime": now } });
+        let published = (chrono::Utc::now() - age).to_rfc3339();
+        let body = json!({ "message": { "data": BASE64.encode(data), "messageId": id, "publishTime": published } });
         let source = format!("//pubsub.googleapis.com/{topic}");
         let headers = [
             ("ce-id", id),
