@@ -192,9 +192,9 @@ fn of_module(name: &str, alert: &Alert, module: &Module, filter: &Filter, user: 
 }
 
 #[test]
-fn the_readme_lists_every_metric_and_every_alert_once() {
+fn the_readmes_list_every_metric_and_every_alert() {
     let module = terraform::read();
-    let readme = format!("\n{}", terraform::text("README.md"));
+    let readme = format!("\n{}", terraform::text("tf/README.md"));
     let metrics: Vec<&String> = module.metrics.keys().collect();
     let alerts: Vec<&String> = module.alerts.keys().collect();
     for (title, names) in [("Metrics", metrics), ("Alerts", alerts)] {
@@ -204,5 +204,10 @@ fn the_readme_lists_every_metric_and_every_alert_once() {
             section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
         rows.sort_unstable();
         assert_eq!(rows, names, "{title}");
+    }
+    let troubleshooting = terraform::text("README.md");
+    let troubleshooting = troubleshooting.split_once("\n## Troubleshooting\n").expect("there is one").1;
+    for name in module.alerts.keys() {
+        assert!(troubleshooting.contains(&format!("`{name}`")), "{name} is in no symptom of README.md");
     }
 }

@@ -62,14 +62,15 @@ impl Module {
     }
 }
 
-pub fn text(file: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tf").join(file);
+/// A file of the repository.
+pub fn text(path: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// Reads `tf/metrics.tf` and `tf/alerts.tf`.
 pub fn read() -> Module {
-    let parse = |file: &str| hcl::parse(&text(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let parse = |file: &str| hcl::parse(&text(&format!("tf/{file}"))).unwrap_or_else(|error| panic!("{file}: {error}"));
     let (metrics, alerts) = (parse("metrics.tf"), parse("alerts.tf"));
     let mut module = Surroundings::new();
     module.locals(&metrics);
