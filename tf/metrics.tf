@@ -89,7 +89,7 @@ resource "google_logging_metric" "oldest_run_age" {
   project     = var.project
   name        = "${var.prefix}/oldest_run_age"
   description = "At each tick, for how long the oldest run that it saw is recorded and has not ended; 0 if there is none."
-  filter      = "${local.function} AND jsonPayload.trigger=\"tick\" AND jsonPayload.oldest_s>=0"
+  filter      = "${local.function} AND jsonPayload.oldest_s>=0"
 
   metric_descriptor {
     metric_kind = "DELTA"
@@ -115,7 +115,7 @@ resource "google_logging_metric" "event_latency" {
   project     = var.project
   name        = "${var.prefix}/event_latency"
   description = "What dealing with an event took, by what kind of event it was."
-  filter      = "${local.function} AND jsonPayload.trigger:* AND jsonPayload.elapsed_ms>=0"
+  filter      = "${local.function} AND jsonPayload.elapsed_ms>=0"
 
   metric_descriptor {
     metric_kind = "DELTA"
