@@ -1,0 +1,73 @@
+# Alerts with other thresholds than usual, and thresholds that cannot be. That they watch what the function says is the
+# test `observability` of function/workflow.
+
+mock_provider "google" {}
+mock_provider "google-beta" {}
+mock_provider "time" {}
+
+variables {
+  project               = "my-project"
+  region                = "us-central1"
+  image                 = "us-central1-docker.pkg.dev/my-project/inline-workflow/function:0.1.0"
+  prefix                = "flow"
+  notification_channels = ["projects/my-project/notificationChannels/1"]
+}
+
+run "thresholds" {
+  command = plan
+
+  variables {
+    alerts = { error_ratio = 0.5, oldest_run_seconds = 3600, tick_silence_seconds = 1200, unacked_seconds = 120 }
+  }
+
+  assert {
+    condition = [
+      google_monitoring_alert_policy.run_too_old.conditions[0].condition_threshold[0].threshold_value,
+      google_monitoring_alert_policy.too_many_5xx.conditions[0].condition_threshold[0].threshold_value,
+      google_monitoring_alert_policy.request_unacked.conditions[0].condition_threshold[0].threshold_value,
+      google_monitoring_alert_policy.ticks_missing.conditions[0].condition_absent[0].duration,
+      google_monitoring_alert_policy.ticks_missing.conditions[1].condition_threshold[0].aggregations[0].alignment_period,
+    ] == [3600, 0.5, 120, "1200s", "1200s"]
+    error_message = "Each threshold must come from its own part of var.alerts."
+  }
+  assert {
+    condition     = google_monitoring_alert_policy.ticks_missing.notification_channels == tolist(["projects/my-project/notificationChannels/1"])
+    error_message = "An alert must go to the operator's channels."
+  }
+  assert {
+    condition     = google_logging_metric.ticks.name == "flow/ticks"
+    error_message = "Metrics must be named after the prefix."
+  }
+}
+
+run "error_ratio_of_more_than_all" {
+  command = plan
+  variables {
+    alerts = { error_ratio = 1.5 }
+  }
+  expect_failures = [var.alerts]
+}
+
+run "tick_silence_shorter_than_logging_counts" {
+  command = plan
+  variables {
+    alerts = { tick_silence_seconds = 300 }
+  }
+  expect_failures = [var.alerts]
+}
+
+run "tick_silence_of_broken_minutes" {
+  command = plan
+  variables {
+    alerts = { tick_silence_seconds = 930 }
+  }
+  expect_failures = [var.alerts]
+}
+
+run "oldest_run_of_no_time" {
+  command = plan
+  variables {
+    alerts = { oldest_run_seconds = 0 }
+  }
+  expect_failures = [var.alerts]
+}
