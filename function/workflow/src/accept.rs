@@ -106,12 +106,12 @@ pub async fn accept(cx: &Context, message: &Message, traceparent: Option<String>
     let marker = marked.map_err(Error::NotRecorded)?;
     match stored.map_err(Error::NotRecorded)? {
         Written::At(generation) => {
+            journal::written(None, &record);
             // A marker that stood before may be one that somebody is about to delete.
             let marker = match marker {
                 Some(marker) => marker,
                 None => records::mark_anew(cx, run_id).await.map_err(Error::NotRecorded)?,
             };
-            journal::written(None, &record);
             let run = Loaded { record, generation };
             Ok(handled(first_step(cx, &writer, run, Some(marker)).await))
         }
@@ -365,8 +365,8 @@ async fn start_anew(cx: &Context, writer: &str, rejected: Loaded, fresh: Record)
             Err(Error::NotRecorded(CallError::overtaken("Storage.WriteObject", object, text)))
         }
         Written::At(generation) => {
-            // After the record: whoever still sees the old end must not delete this marker.
             journal::written(None, &record);
+            // After the record: whoever still sees the old end must not delete this marker.
             let marker = records::mark_anew(cx, run_id).await.map_err(Error::NotRecorded)?;
             let run = Loaded { record, generation };
             Ok(first_step(cx, writer, run, Some(marker)).await)
