@@ -1,4 +1,4 @@
-# Alerts with other thresholds than usual, and thresholds that cannot be. That they watch what the function says is the
+# Alerts with other thresholds than usual. That they watch what the function says is the
 # test `observability` of function/workflow.
 
 mock_provider "google" {}
@@ -38,36 +38,4 @@ run "thresholds" {
     condition     = google_logging_metric.ticks.name == "flow/ticks"
     error_message = "Metrics must be named after the prefix."
   }
-}
-
-run "error_ratio_of_more_than_all" {
-  command = plan
-  variables {
-    alerts = { error_ratio = 1.5 }
-  }
-  expect_failures = [var.alerts]
-}
-
-run "tick_silence_shorter_than_logging_counts" {
-  command = plan
-  variables {
-    alerts = { tick_silence_seconds = 300 }
-  }
-  expect_failures = [var.alerts]
-}
-
-run "tick_silence_of_broken_minutes" {
-  command = plan
-  variables {
-    alerts = { tick_silence_seconds = 930 }
-  }
-  expect_failures = [var.alerts]
-}
-
-run "oldest_run_of_no_time" {
-  command = plan
-  variables {
-    alerts = { oldest_run_seconds = 0 }
-  }
-  expect_failures = [var.alerts]
 }

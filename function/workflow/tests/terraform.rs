@@ -365,6 +365,10 @@ fn apart(name: &str) -> &str {
 #[ignore = "needs terraform: make test-tf"]
 fn bad_variables_are_refused_with_a_message_that_helps() {
     let cases = [
+        ("alerts", "{ error_ratio = 1 }", "alerts.error_ratio must be between 0 and 1"),
+        ("alerts", "{ oldest_run_seconds = 599 }", "oldest_run_seconds must be at least 600"),
+        ("alerts", "{ unacked_seconds = 59 }", "unacked_seconds at least 60"),
+        ("alerts", "{ tick_silence_seconds = 610 }", "alerts.tick_silence_seconds must be whole minutes"),
         ("cluster_configs", r#"{ word-count = "cluster" }"#, "cluster_configs must be an object of objects"),
         (
             "cluster_configs",
@@ -429,7 +433,7 @@ fn bad_variables_are_refused_with_a_message_that_helps() {
         faults.extend(expected.into_iter().filter(|(_, _, message)| !said.contains(message)));
     }
     assert!(faults.is_empty(), "no message for {faults:#?}");
-    assert_eq!(declared("variables.tf", "variable").len(), 17, "a new variable: is there a rule to break?");
+    assert_eq!(declared("variables.tf", "variable").len(), 18, "a new variable: is there a rule to break?");
 }
 
 #[test]

@@ -84,6 +84,7 @@ module "inline_workflow" {
 
   requesters            = ["serviceAccount:composer@${var.project}.iam.gserviceaccount.com"]
   notification_channels = ["projects/${var.project}/notificationChannels/1234567890"]
+  alerts                = { error_ratio = 0.05, oldest_run_seconds = 43200, tick_silence_seconds = 600, unacked_seconds = 600 }
   history               = { location = "US", expiration_days = 400 }
   kms_key               = "projects/${var.project}/locations/${var.region}/keyRings/data/cryptoKeys/inline-workflow"
 
