@@ -26,10 +26,11 @@ class Refused(Exception):
 
 
 class Services:
-    """The server, and what a test asks of it."""
+    """The server, and what a test asks of it. A contrary one leaves clusters behind, ignores the filters of operations.list,
+    and logs no last entry."""
 
-    def __init__(self, bucket, leave_clusters=False):
-        self.bucket, self.leave_clusters = bucket, leave_clusters
+    def __init__(self, bucket, contrary=False):
+        self.bucket, self.contrary = bucket, contrary
         self.calls, self.entries, self.filters, self.probe_labels, self.function = [], [], {}, {}, None
         services = self
 
@@ -176,6 +177,8 @@ class Services:
 
     def rest_list_operations(self, name, query, body):
         query = {**query, "pageSize": int(query.get("pageSize", 0))}
+        if self.contrary:
+            query.pop("filter", None)
         request = self.of(operations_pb2.ListOperationsRequest, query, name=name)
         return json_format.MessageToDict(self.list_operations(request))
 
@@ -198,7 +201,7 @@ class Services:
             name = metadata.get("clusterName", "")
             of_cluster = next((labels[base] for base in labels if base and base in name), {})
             # A cluster is there from its creation on, until its workflow has ended.
-            there = metadata.get("clusterUuid") and (self.leave_clusters or not operation.get("done"))
+            there = metadata.get("clusterUuid") and (self.contrary or not operation.get("done"))
             if there and of_cluster.get(match[1]) == match[2]:
                 clusters.append({"clusterName": name, "clusterUuid": metadata["clusterUuid"], "labels": of_cluster})
         return {"clusters": clusters}
@@ -238,6 +241,7 @@ class Services:
                 entry = entry.get(name, {}) if isinstance(entry, dict) else {}
             return entry == value if relation == "=" else isinstance(entry, str) and value in entry
 
-        found = [entry for entry in self.entries if all(holds(entry, *term.groups()) for term in terms)]
+        logged = [entry for entry in self.entries if not (self.contrary and entry["operation"].get("last"))]
+        found = [entry for entry in logged if all(holds(entry, *term.groups()) for term in terms)]
         found.sort(key=lambda entry: entry["timestamp"], reverse=body.get("orderBy") != "timestamp asc")
         return {"entries": found[:body.get("pageSize", 1000)]}
