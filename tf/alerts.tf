@@ -249,9 +249,8 @@ resource "google_monitoring_alert_policy" "request_unacked" {
       filter          = "metric.type=\"pubsub.googleapis.com/subscription/oldest_unacked_message_age\" AND resource.type=\"pubsub_subscription\" AND resource.labels.subscription_id=\"${basename(google_eventarc_trigger.requests.transport[0].pubsub[0].subscription)}\""
       comparison      = "COMPARISON_GT"
       threshold_value = var.alerts.unacked_seconds
-      duration        = "0s"
-      # Without a backlog there may be no data.
-      evaluation_missing_data = "EVALUATION_MISSING_DATA_INACTIVE"
+      # Without a backlog there may be no data, which closes the incident after auto_close.
+      duration = "0s"
       aggregations {
         alignment_period     = "60s"
         per_series_aligner   = "ALIGN_MAX"

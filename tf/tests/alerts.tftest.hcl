@@ -35,6 +35,15 @@ run "thresholds" {
     error_message = "An alert must go to the operator's channels."
   }
   assert {
+    condition = alltrue([for policy in [
+      google_monitoring_alert_policy.cluster_not_deleted, google_monitoring_alert_policy.dead_record, google_monitoring_alert_policy.rejected_by_configuration,
+      google_monitoring_alert_policy.request_unacked, google_monitoring_alert_policy.run_too_old, google_monitoring_alert_policy.ticks_missing, google_monitoring_alert_policy.too_many_5xx,
+      ] : coalesce(policy.enabled, true) && alltrue([for threshold in flatten(policy.conditions[*].condition_threshold) :
+        (threshold.duration != "0s" || threshold.evaluation_missing_data == null) && threshold.comparison == (threshold.threshold_value == 1 ? "COMPARISON_LT" : "COMPARISON_GT")
+    ])])
+    error_message = "Alerts are on, open above their threshold (ticks: below one), and Monitoring takes evaluation_missing_data with a duration only."
+  }
+  assert {
     condition     = google_logging_metric.ticks.name == "flow/ticks"
     error_message = "Metrics must be named after the prefix."
   }
