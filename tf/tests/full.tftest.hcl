@@ -251,6 +251,10 @@ run "full" {
     condition = (
       google_pubsub_subscription.history[0].bigquery_config[0].table == "my-project.nightly_jobs.events" &&
       google_pubsub_subscription.history[0].bigquery_config[0].write_metadata &&
+      !coalesce(google_pubsub_subscription.history[0].bigquery_config[0].use_table_schema, false) &&
+      { for column in jsondecode(google_bigquery_table.history[0].schema) : column.name => column.type } == {
+        subscription_name = "STRING", message_id = "STRING", publish_time = "TIMESTAMP", data = "JSON", attributes = "JSON"
+      } &&
       google_bigquery_dataset.history[0].location == "US" &&
       google_bigquery_dataset.history[0].default_partition_expiration_ms == 34560000000 &&
       output.history_table == "my-project.nightly_jobs.events" &&
@@ -267,5 +271,31 @@ run "full" {
       google_storage_bucket.staging.force_destroy && !google_bigquery_table.history[0].deletion_protection
     )
     error_message = "things are kept for as long as was asked"
+  }
+}
+
+run "network" {
+  command = plan
+
+  variables {
+    network = { network = "clusters" }
+  }
+
+  assert {
+    condition     = jsondecode(google_storage_bucket_object.cluster_config.content).default_cluster_config.config.gce_cluster_config.network_uri == "clusters"
+    error_message = "machines are in the network that was asked for"
+  }
+}
+
+run "another_default" {
+  command = plan
+
+  variables {
+    cluster_configs = { default_cluster_config = { cluster_name = "own" } }
+  }
+
+  assert {
+    condition     = jsondecode(google_storage_bucket_object.cluster_config.content).default_cluster_config.cluster_name == "own"
+    error_message = "an entry called default_cluster_config replaces the module's own"
   }
 }

@@ -109,7 +109,8 @@ run "minimal" {
   assert {
     condition = (
       google_pubsub_subscription.inspection.ack_deadline_seconds == 600 &&
-      google_pubsub_subscription.inspection.enable_message_ordering &&
+      google_pubsub_subscription.inspection.enable_message_ordering && google_pubsub_subscription.inspection.expiration_policy[0].ttl == "" &&
+      coalesce(google_pubsub_subscription.inspection.filter, "all") == "all" &&
       google_pubsub_subscription.inspection.topic == "projects/my-project/topics/inline-workflow-responses"
     )
     error_message = "the inspection subscription gives ten minutes to look, in order"
@@ -121,15 +122,8 @@ run "minimal" {
     error_message = "the staging bucket has versions, and no soft delete beside them"
   }
   assert {
-    condition = [for rule in google_storage_bucket.staging.lifecycle_rule : [for condition in rule.condition :
-      "${coalesce(condition.age, 0)} ${coalesce(condition.days_since_noncurrent_time, 0)} ${condition.with_state} ${join(" ", condition.matches_prefix)}"]] == [
-      ["30 0 LIVE runs/"], ["0 1 ARCHIVED active/ dead/ runs/"],
-    ]
-    error_message = "records are deleted after 30 days, earlier versions outside of config/ after one; markers never"
-  }
-  assert {
-    condition     = one(google_storage_bucket.logs.lifecycle_rule[0].condition[*].age) == 30 && google_storage_bucket_object.spark_history.storage_class != "STANDARD"
-    error_message = "logs are deleted after 30 days; the folder of the Spark history stays"
+    condition     = length(google_storage_bucket.staging.retention_policy) == 0 && google_storage_bucket_object.spark_history.storage_class != "STANDARD"
+    error_message = "records can be written again; the folder of the Spark history stays"
   }
   assert {
     condition = alltrue([for bucket in [
@@ -152,6 +146,22 @@ run "minimal" {
   assert {
     condition     = jsondecode(google_storage_bucket_object.cluster_config.content).default_cluster_config.config.gce_cluster_config.service_account == google_service_account.dataproc.email
     error_message = "clusters run as the account that was made for them"
+  }
+  assert {
+    condition = jsondecode(google_storage_bucket_object.cluster_config.content).default_cluster_config.config.software_config.properties == {
+      "yarn:yarn.log-aggregation-enable"                  = "true"
+      "yarn:yarn.nodemanager.remote-app-log-dir"          = "gs://my-project-inline-workflow-logs/yarn-logs/"
+      "mapred:mapreduce.jobhistory.intermediate-done-dir" = "gs://my-project-inline-workflow-logs/job-history/intermediate/"
+      "mapred:mapreduce.jobhistory.done-dir"              = "gs://my-project-inline-workflow-logs/job-history/done/"
+      "spark:spark.eventLog.enabled"                      = "true"
+      "spark:spark.eventLog.dir"                          = "gs://my-project-inline-workflow-logs/${google_storage_bucket_object.spark_history.name}"
+      "spark:spark.history.fs.logDirectory"               = "gs://my-project-inline-workflow-logs/${google_storage_bucket_object.spark_history.name}"
+    }
+    error_message = "logs and histories outlive the cluster, in the logs bucket"
+  }
+  assert {
+    condition     = jsondecode(google_storage_bucket_object.cluster_config.content).default_cluster_config.config.config_bucket == output.dataproc_bucket
+    error_message = "Dataproc stages in the bucket that was made for it"
   }
   assert {
     condition     = jsondecode(google_storage_bucket_object.cluster_config.content).default_cluster_config.config.gce_cluster_config.internal_ip_only
@@ -181,6 +191,7 @@ run "minimal" {
       google_cloud_run_v2_service.function.template[0].containers[0].image == var.image &&
       google_cloud_run_v2_service.function.template[0].containers[0].resources[0].limits == tomap({ cpu = "1", memory = "512Mi" }) &&
       google_cloud_run_v2_service.function.template[0].containers[0].resources[0].cpu_idle &&
+      google_cloud_run_v2_service.function.template[0].containers[0].startup_probe[0].period_seconds == 1 &&
       google_cloud_run_v2_service.function.template[0].containers[0].startup_probe[0].tcp_socket[0].port == google_cloud_run_v2_service.function.template[0].containers[0].ports[0].container_port
     )
     error_message = "the container runs the image, with a processor only while there are events, and is probed on its port"
@@ -201,6 +212,12 @@ run "minimal" {
     error_message = "a trigger for each topic that the function listens to"
   }
   assert {
+    condition = alltrue([for trigger in [google_eventarc_trigger.requests, google_eventarc_trigger.ticks] :
+      { for criterion in trigger.matching_criteria : criterion.attribute => criterion.value } == { type = "google.cloud.pubsub.topic.v1.messagePublished" }
+    ])
+    error_message = "messages of the topics are events"
+  }
+  assert {
     condition = { for criterion in google_eventarc_trigger.audit.matching_criteria : criterion.attribute => criterion.value } == {
       type        = "google.cloud.audit.log.v1.written"
       serviceName = "dataproc.googleapis.com"
@@ -210,9 +227,11 @@ run "minimal" {
   }
   assert {
     condition = (
-      google_cloud_scheduler_job.tick.schedule == "* * * * *" &&
+      google_cloud_scheduler_job.tick.schedule == "* * * * *" && google_cloud_scheduler_job.tick.time_zone == "Etc/UTC" && !coalesce(google_cloud_scheduler_job.tick.paused, false) &&
+      google_cloud_scheduler_job.tick.http_target[0].http_method == "POST" &&
       google_cloud_scheduler_job.tick.http_target[0].uri == "https://pubsub.googleapis.com/v1/projects/my-project/topics/inline-workflow-ticks:publish" &&
       google_cloud_scheduler_job.tick.http_target[0].oauth_token[0].service_account_email == google_service_account.scheduler.email &&
+      google_cloud_scheduler_job.tick.http_target[0].oauth_token[0].scope == "https://www.googleapis.com/auth/pubsub" &&
       base64decode(jsondecode(base64decode(google_cloud_scheduler_job.tick.http_target[0].body)).messages[0].data) == "tick"
     )
     error_message = "a tick each minute, published as the scheduler's account"
@@ -226,10 +245,18 @@ run "minimal" {
     error_message = "the services are switched on, and stay so"
   }
   assert {
-    condition = { for policy in google_artifact_registry_repository.images.cleanup_policies : policy.id => policy.action } == {
-      keep-the-latest = "KEEP", delete-after-30-days = "DELETE",
-    } && !google_artifact_registry_repository.images.cleanup_policy_dry_run
+    condition = sort([for policy in google_artifact_registry_repository.images.cleanup_policies :
+    join(" ", concat([policy.action], policy.most_recent_versions[*].keep_count, policy.condition[*].older_than))]) == tolist(["DELETE 2592000s", "KEEP 10"]) && !google_artifact_registry_repository.images.cleanup_policy_dry_run
     error_message = "old images are deleted"
+  }
+  assert {
+    condition = (
+      output.responses_topic == "projects/my-project/topics/inline-workflow-responses" &&
+      output.responses_subscription == "projects/my-project/subscriptions/inline-workflow-responses-inspection" &&
+      startswith(output.commands.publish, "gcloud pubsub topics publish inline-workflow-requests ") &&
+      startswith(output.commands.pull, "gcloud pubsub subscriptions pull inline-workflow-responses-inspection ")
+    )
+    error_message = "outputs name what they say"
   }
   assert {
     condition     = output.image_repository == "us-central1-docker.pkg.dev/my-project/inline-workflow"

@@ -148,6 +148,40 @@ fn nothing_is_public() {
     }
 }
 
+#[test]
+#[ignore = "needs terraform: make test-tf"]
+fn a_bucket_deletes_what_it_should_and_nothing_else() {
+    let rules = [
+        (
+            "staging",
+            json!([
+                {"age": 30, "matches_prefix": ["runs/"], "with_state": "LIVE"},
+                {"days_since_noncurrent_time": 1, "matches_prefix": ["active/", "dead/", "runs/"], "with_state": "ARCHIVED"},
+            ]),
+        ),
+        ("dataproc", json!([{"age": 30, "matches_prefix": ["google-cloud-dataproc-metainfo/"]}])),
+        ("logs", json!([{"age": 30, "matches_storage_class": ["STANDARD"]}])),
+        ("build", json!([{"age": 1}])),
+    ];
+    for (bucket, expected) in rules {
+        let mut rules = resource("minimal", &format!("google_storage_bucket.{bucket}"))["lifecycle_rule"].clone();
+        let conditions: Vec<Value> = (rules.as_array_mut().unwrap().iter_mut())
+            .map(|rule| {
+                assert_eq!(rule["action"][0]["type"], "Delete", "{bucket}");
+                let mut condition = rule["condition"][0].take();
+                let fields = condition.as_object_mut().unwrap();
+                // Where a rule leaves the state out, the mock makes one up.
+                fields.retain(|name, value| match name.as_str() {
+                    "with_state" => value == "LIVE" || value == "ARCHIVED",
+                    _ => !value.is_null(),
+                });
+                condition
+            })
+            .collect();
+        assert_eq!(Value::from(conditions), expected, "{bucket}");
+    }
+}
+
 fn variables(run: &str) -> BTreeMap<String, String> {
     let service = resource(run, "google_cloud_run_v2_service.function");
     let variables = service["template"][0]["containers"][0]["env"].as_array().unwrap();
@@ -260,6 +294,12 @@ fn the_function_accepts_the_configuration_and_the_example_request() {
             }
             let bucket = resource(run, "google_storage_bucket.dataproc");
             assert_eq!(cluster["config"]["tempBucket"], bucket["name"], "{name} in {run}");
+            // Cluster TTLs are settings of the function, for entries without their own.
+            let ttl = match run {
+                "minimal" => json!({"idleDeleteTtl": "1800s", "autoDeleteTtl": "86400s"}),
+                _ => json!({"idleDeleteTtl": "900s"}),
+            };
+            assert_eq!(cluster["config"]["lifecycleConfig"], ttl, "{name} in {run}");
         }
     }
 }
