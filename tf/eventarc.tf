@@ -1,11 +1,13 @@
 # What calls the function: requests, ticks, and workflows that begin or end.
 
-# The right of Eventarc's agent takes a while until it counts everywhere, and a trigger is refused before.
+# The rights of Eventarc's agent and of the trigger's account take a while until they count everywhere, and a trigger is
+# refused before.
 resource "time_sleep" "eventarc_agent" {
   create_duration = "120s"
 
   triggers = {
-    member = google_project_iam_member.eventarc_agent.member
+    agent   = google_project_iam_member.eventarc_agent.member
+    trigger = google_project_iam_member.trigger_receives_events.member
   }
 }
 
@@ -104,7 +106,6 @@ resource "google_eventarc_trigger" "audit" {
 
   depends_on = [
     google_cloud_run_v2_service_iam_member.trigger_invokes_function,
-    google_project_iam_member.trigger_receives_events,
     google_service_account_iam_member.pubsub_makes_trigger_tokens,
     time_sleep.eventarc_agent,
   ]
