@@ -1,5 +1,7 @@
 //! The emulator's only source of time.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -14,17 +16,24 @@ pub struct Clock {
     base: DateTime<Utc>,
     start: Instant,
     speed: f64,
+    /// Milliseconds that have passed here alone.
+    passed: Arc<AtomicU64>,
 }
 
 impl Clock {
     pub(crate) fn new(base: DateTime<Utc>, speed: f64) -> Clock {
         let speed = if speed.is_finite() && speed > 0.0 { speed } else { 1.0 };
-        Clock { base, start: Instant::now(), speed }
+        Clock { base, start: Instant::now(), speed, passed: Arc::default() }
     }
 
     /// The services' time.
     pub fn now(&self) -> DateTime<Utc> {
-        add(self.base, self.start.elapsed())
+        add(self.base, self.start.elapsed() + Duration::from_millis(self.passed.load(Ordering::Relaxed)))
+    }
+
+    /// Lets time pass at once, for the services and for nobody else; what is due happens with the next call.
+    pub fn pass(&self, time: Duration) {
+        self.passed.fetch_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// How long a span of the real service takes here.
