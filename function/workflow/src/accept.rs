@@ -102,7 +102,7 @@ pub async fn accept(cx: &Context, message: &Message, traceparent: Option<String>
         _ => return reject(cx, &to, &request, refused, message).await.map(rejected),
     };
     // Side by side: both must stand before the message is acked, and the order does not matter then.
-    let (marked, stored) = join!(records::mark(cx, run_id), records::store(cx, &record, 0));
+    let (marked, stored, ()) = join!(records::mark(cx, run_id), records::store(cx, &record, 0), cx.dataproc.wake());
     let marker = marked.map_err(Error::NotRecorded)?;
     match stored.map_err(Error::NotRecorded)? {
         Written::At(generation) => {

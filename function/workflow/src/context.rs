@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::{
     clock::Clock,
     cluster_config::ClusterConfig,
+    credentials::Credentials,
     dataproc::Dataproc,
     environment::Environment,
     google::{Reach, Service},
@@ -53,9 +54,10 @@ pub struct Context {
 impl Reaches {
     /// Google's endpoints, or the emulators that the environment names.
     pub fn from_environment(environment: &Environment) -> Reaches {
+        let credentials = Credentials::new(environment.metadata_server.as_deref());
         let reach = |emulator: &Option<String>, host: String| match emulator {
             Some(address) => Reach::Emulator(address.clone()),
-            None => Reach::Google(host),
+            None => Reach::Google { host, credentials: credentials.clone() },
         };
         Reaches {
             storage: reach(&environment.storage_emulator, "storage.googleapis.com".to_owned()),

@@ -21,6 +21,7 @@ pub const ENV_CLUSTER_MAX_TTL: &str = "CLUSTER_MAX_TTL";
 pub const ENV_DATAPROC_EMULATOR: &str = "DATAPROC_EMULATOR_HOST";
 pub const ENV_PUBSUB_EMULATOR: &str = "PUBSUB_EMULATOR_HOST";
 pub const ENV_STORAGE_EMULATOR: &str = "STORAGE_EMULATOR_HOST_GRPC";
+pub const ENV_METADATA_SERVER: &str = "GCE_METADATA_HOST";
 pub const ENV_SERVICE: &str = "K_SERVICE";
 pub const ENV_LOG: &str = "RUST_LOG";
 
@@ -72,6 +73,8 @@ pub struct Environment {
     pub dataproc_emulator: Option<String>,
     pub pubsub_emulator: Option<String>,
     pub storage_emulator: Option<String>,
+    /// `host:port`, in the place of the metadata server that gives access tokens.
+    pub metadata_server: Option<String>,
     /// The Cloud Run service, set there and only there.
     pub service: Option<String>,
     /// A `tracing` filter, `info` when unset.
@@ -136,6 +139,10 @@ impl Environment {
             dataproc_emulator: read.or(ENV_DATAPROC_EMULATOR, None, |text| address(text).map(Some)),
             pubsub_emulator: read.or(ENV_PUBSUB_EMULATOR, None, |text| address(text).map(Some)),
             storage_emulator: read.or(ENV_STORAGE_EMULATOR, None, |text| address(text).map(Some)),
+            metadata_server: read.or(ENV_METADATA_SERVER, None, |text| {
+                // Google's libraries take a host alone, too.
+                address(text).or_else(|fault| address(&format!("{text}:80")).map_err(|_| fault)).map(Some)
+            }),
             service: read.or(ENV_SERVICE, None, |text| Ok(Some(text.to_owned()))),
             log: read.or(ENV_LOG, None, |text| Ok(Some(text.to_owned()))),
             project,

@@ -1,4 +1,4 @@
-//! One authenticated channel to a Google endpoint, renewed when it goes dead, and the way every call over it is made.
+//! One authenticated connection to a Google endpoint, renewed when it goes dead, and the way every call over it is made.
 
 use std::{
     future::Future,
@@ -8,27 +8,25 @@ use std::{
     time::Duration,
 };
 
-use gcloud_sdk::{
-    GoogleAuthHeaders, GoogleAuthMiddleware, GoogleAuthMiddlewareLayer,
-    google_cloud_auth::credentials::anonymous,
-    tonic::{
-        Code, ConnectError, Request, Status,
-        metadata::{Ascii, MetadataValue},
-        transport::{Channel, ClientTlsConfig, Endpoint as ChannelEndpoint},
-    },
+use gcloud_sdk::tonic::{
+    Code, Request, Status,
+    codegen::http::HeaderValue,
+    metadata::{Ascii, MetadataValue},
 };
-use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, timeout},
 };
-use tower_layer::Layer;
 
-use crate::error::CallError;
+use crate::{
+    channel::{self, Channel, NotSent},
+    credentials::Credentials,
+    error::CallError,
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// For a token of the metadata server, or of whatever else the environment's credentials ask.
+/// For a token of the metadata server.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection that has been silent for longer is not tried again: between events Cloud Run takes the CPU away, and
 /// connections die without a word.
@@ -36,7 +34,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(20);
 /// Less than this is not worth a call.
 const LEAST_TIME: Duration = Duration::from_millis(50);
 const NO_TIME: &str = "no time was left for the call";
-const USER_AGENT: &str = concat!("inline-workflow/", env!("CARGO_PKG_VERSION"));
+/// A round trip within a region takes a few milliseconds.
+const PING_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Unreserved characters stay as they are in a routing header. Source: https://google.aip.dev/client-libraries/4222
 const ROUTING_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -50,8 +49,8 @@ type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
 /// How a service is reached.
 #[derive(Clone)]
 pub enum Reach {
-    /// Over TLS, with the credentials of the environment: `storage.googleapis.com`.
-    Google(String),
+    /// Over TLS, with an access token: `storage.googleapis.com`.
+    Google { host: String, credentials: Credentials },
     /// In plaintext without credentials, `host:port`.
     Emulator(String),
     /// Over streams that a test makes.
@@ -82,22 +81,22 @@ pub struct Method {
 pub struct Service {
     reach: Arc<Reach>,
     connection: Arc<Mutex<Connection>>,
+    /// Held while a connection is made, so that calls that need one at the same time make one.
+    connecting: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct Connection {
     /// Counts the channels, so that of several calls that failed together only the first renews it.
     number: u64,
-    channel: Option<GoogleAuthMiddleware>,
-    /// Outlive the channel: a token is good for an hour.
-    credentials: Option<Arc<GoogleAuthHeaders>>,
+    channel: Option<Channel>,
     /// When the channel was made or last answered.
     alive: Instant,
 }
 
 impl Service {
     pub fn new(reach: Reach) -> Service {
-        let connection = Connection { number: 0, channel: None, credentials: None, alive: Instant::now() };
-        Service { reach: Arc::new(reach), connection: Arc::new(Mutex::new(connection)) }
+        let connection = Connection { number: 0, channel: None, alive: Instant::now() };
+        Service { reach: Arc::new(reach), connection: Arc::new(Mutex::new(connection)), connecting: Arc::default() }
     }
 
     /// Makes a call, within the method's deadline for each attempt and `until` for all of it. What may be repeated is
@@ -110,7 +109,7 @@ impl Service {
         method: Method,
         resource: &str,
         until: Instant,
-        attempt: impl Fn(GoogleAuthMiddleware, Duration) -> F,
+        attempt: impl Fn(Channel, Duration) -> F,
     ) -> Result<T, CallError>
     where
         F: Future<Output = Result<T, Status>>,
@@ -134,24 +133,27 @@ impl Service {
             if time_left(until, method.deadline).is_none() {
                 return Err(fail(Code::DeadlineExceeded, NO_TIME.to_owned(), true));
             }
-            let (number, channel) = match self.channel(until).await {
+            let deadline = Instant::now() + method.deadline;
+            let (number, channel) = match self.channel(deadline.min(until)).await {
                 Ok(channel) => channel,
-                Err(message) => return Err(fail(Code::Unauthenticated, message, true)),
+                Err((Code::Unavailable, _)) if attempts_left > 0 => continue,
+                Err((code, message)) => return Err(fail(code, message, true)),
             };
-            let deadline = method.deadline.min(until.saturating_duration_since(Instant::now()));
+            let deadline = deadline.min(until).saturating_duration_since(Instant::now());
+            let authorization = channel.authorization().cloned();
             let (error, fresh) = match timeout(deadline, attempt(channel, deadline)).await {
                 Ok(Ok(answer)) => {
                     self.answered(number);
                     return Ok(answer);
                 }
                 Ok(Err(status)) => {
-                    let never_sent = in_chain::<ConnectError>(&status) || in_chain::<gcloud_sdk::error::Error>(&status);
+                    let never_sent = in_chain::<NotSent>(&status);
                     let from_service = std::error::Error::source(&status).is_none();
                     if from_service {
                         self.answered(number);
                     }
                     if status.code() == Code::Unauthenticated {
-                        self.forget_credentials(number);
+                        self.forget(authorization).await;
                     }
                     (fail(status.code(), status.message().to_owned(), never_sent), !from_service)
                 }
@@ -172,44 +174,61 @@ impl Service {
         }
     }
 
-    /// The channel, with credentials that have a token. The channel would ask for one itself, but then a call that still
-    /// waits for its token could not be told from one that has been sent.
-    async fn channel(&self, until: Instant) -> Result<(u64, GoogleAuthMiddleware), String> {
-        let credentials = loop {
-            let known = self.lock().credentials.clone();
-            let is_fresh = known.is_none();
-            let credentials = match known {
-                Some(credentials) => credentials,
-                None => {
-                    let made = Arc::new(credentials(&self.reach).await?);
-                    Arc::clone(self.lock().credentials.get_or_insert(made))
+    /// Connects, or makes sure that the connection is alive: best side by side with other calls, ahead of one that must
+    /// not be repeated. What goes wrong is that call's business.
+    pub async fn wake(&self, since: Instant, until: Instant) {
+        let Ok((number, channel)) = self.channel(until).await else { return };
+        if self.lock().alive > since {
+            return;
+        }
+        match timeout(PING_TIMEOUT, channel.ping()).await {
+            Ok(Ok(())) => self.answered(number),
+            _ => self.renew(number),
+        }
+    }
+
+    /// The channel, connected, with a token where one is needed: so that a call that was sent can be told from one that
+    /// still waits for either.
+    async fn channel(&self, until: Instant) -> Result<(u64, Channel), (Code, String)> {
+        let authorization = match &*self.reach {
+            Reach::Google { credentials, .. } => {
+                let time = time_left(until, CREDENTIALS_TIMEOUT);
+                let time = time.ok_or_else(|| (Code::Unauthenticated, NO_TIME.to_owned()))?;
+                let token = timeout(time, credentials.authorization()).await;
+                let token = token.unwrap_or_else(|_| Err(format!("no token within {} ms", time.as_millis())));
+                Some(token.map_err(|message| (Code::Unauthenticated, message))?)
+            }
+            Reach::Emulator(_) | Reach::Memory(_) => None,
+        };
+        let time = time_left(until, CONNECT_TIMEOUT).ok_or_else(|| (Code::DeadlineExceeded, NO_TIME.to_owned()))?;
+        match timeout(time, self.connected()).await {
+            Ok(Ok((number, channel))) => Ok((number, channel.authorized(authorization))),
+            Ok(Err(error)) => Err((Code::Unavailable, format!("no connection: {error}"))),
+            Err(_) => Err((Code::Unavailable, format!("no connection within {} ms", time.as_millis()))),
+        }
+    }
+
+    async fn connected(&self) -> io::Result<(u64, Channel)> {
+        loop {
+            if let Some((number, mut channel)) = self.standing() {
+                if channel.is_open().await {
+                    return Ok((number, channel));
                 }
-            };
-            let time = time_left(until, CREDENTIALS_TIMEOUT).ok_or(NO_TIME)?;
-            let message = match timeout(time, credentials.headers()).await {
-                Ok(Ok(_)) => break credentials,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("no token within {} ms", time.as_millis()),
-            };
-            // The refresh of a token ends for good on some errors: then only new credentials help, on a new channel.
-            let mut connection = self.lock();
-            if connection.credentials.take_if(|standing| Arc::ptr_eq(standing, &credentials)).is_some() {
-                connection.renew();
+                self.renew(number);
             }
-            if is_fresh {
-                return Err(message);
-            }
-        };
-        let mut connection = self.lock();
-        let channel = match &connection.channel {
-            Some(channel) => channel.clone(),
-            None => {
-                let channel = connect(&self.reach, credentials)?;
+            let _turn = self.connecting.lock().await;
+            if self.standing().is_none() {
+                let channel = channel::connect(&self.reach).await?;
+                let mut connection = self.lock();
                 connection.alive = Instant::now();
-                connection.channel.insert(channel).clone()
+                connection.channel = Some(channel);
             }
-        };
-        Ok((connection.number, channel))
+        }
+    }
+
+    fn standing(&self) -> Option<(u64, Channel)> {
+        let connection = self.lock();
+        connection.channel.clone().map(|channel| (connection.number, channel))
     }
 
     fn renew(&self, number: u64) {
@@ -226,12 +245,10 @@ impl Service {
         }
     }
 
-    /// The service did not take the channel's token.
-    fn forget_credentials(&self, number: u64) {
-        let mut connection = self.lock();
-        if connection.number == number {
-            connection.credentials = None;
-            connection.renew();
+    /// The service did not take a call's token.
+    async fn forget(&self, authorization: Option<HeaderValue>) {
+        if let (Reach::Google { credentials, .. }, Some(authorization)) = (&*self.reach, authorization) {
+            credentials.forget(&authorization).await;
         }
     }
 
@@ -276,40 +293,6 @@ fn in_chain<E: std::error::Error + 'static>(status: &Status) -> bool {
     false
 }
 
-async fn credentials(reach: &Reach) -> Result<GoogleAuthHeaders, String> {
-    match reach {
-        Reach::Google(_) => GoogleAuthHeaders::from_adc().await.map_err(|error| error.to_string()),
-        Reach::Emulator(_) | Reach::Memory(_) => Ok(GoogleAuthHeaders::from(anonymous::Builder::new().build())),
-    }
-}
-
-/// Makes a channel that connects with its first call.
-fn connect(reach: &Reach, credentials: Arc<GoogleAuthHeaders>) -> Result<GoogleAuthMiddleware, String> {
-    let endpoint = match reach {
-        Reach::Google(host) => ChannelEndpoint::from_shared(format!("https://{host}"))
-            .and_then(|endpoint| endpoint.tls_config(ClientTlsConfig::new().with_webpki_roots())),
-        Reach::Emulator(address) => ChannelEndpoint::from_shared(format!("http://{address}")),
-        Reach::Memory(_) => ChannelEndpoint::from_shared("http://memory"),
-    }
-    .map_err(|error| error.to_string())?
-    .connect_timeout(CONNECT_TIMEOUT)
-    .tcp_nodelay(true);
-    let channel: Channel = match reach {
-        Reach::Memory(dial) => {
-            let dial = Arc::clone(dial);
-            endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
-                let connecting = dial();
-                async move { connecting.await.map(TokioIo::new) }
-            }))
-        }
-        _ => endpoint.connect_lazy(),
-    };
-    GoogleAuthMiddlewareLayer::new(credentials, None)
-        .and_then(|layer| layer.amend_user_agent(USER_AGENT.to_owned()))
-        .map(|layer| layer.layer(channel))
-        .map_err(|error| error.to_string())
-}
-
 /// A request with its deadline and its routing header, `name=value` of each parameter, percent-encoded.
 pub fn routed<T>(message: T, parameters: &[(&str, &str)], deadline: Duration) -> Request<T> {
     let mut request = Request::new(message);
@@ -339,16 +322,24 @@ mod tests {
     const GET: Method =
         Method { name: "Operations.GetOperation", deadline: Duration::from_secs(2), repeat: Repeat::Safe };
 
-    /// A token of the environment is not to be had in a test; everything else is as with Google.
+    /// A call with a token of a metadata server that gives out one.
     async fn call_over_tls(address: String) -> CallError {
-        let service = Service::new(Reach::Google(address));
-        service.lock().credentials = Some(Arc::new(GoogleAuthHeaders::from(anonymous::Builder::new().build())));
+        let metadata = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let credentials = Credentials::new(Some(&metadata.local_addr().unwrap().to_string()));
+        let tokens = async {
+            let (mut stream, _) = metadata.accept().await.unwrap();
+            let body = r#"{"access_token":"t","expires_in":3600}"#;
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream
+        };
+        let service = Service::new(Reach::Google { host: address, credentials });
         let until = Instant::now() + Duration::from_secs(8);
         let call = service.call(GET, "o", until, |channel, deadline| async move {
             let request = routed(GetOperationRequest { name: "o".to_owned() }, &[("name", "o")], deadline);
             OperationsClient::new(channel).get_operation(request).await
         });
-        call.await.unwrap_err()
+        tokio::join!(call, tokens).0.unwrap_err()
     }
 
     #[tokio::test]

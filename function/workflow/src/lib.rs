@@ -36,7 +36,9 @@
 //! | [`refusal`] | what a refused submission means for the run | yes |
 //! | [`sweep`] | a tick: every active run; the audit log's event: one run | |
 //! | [`response`] | a run's change -> CloudEvent -> Pub/Sub message | yes |
-//! | [`google`] | one authenticated channel to a service, and how every call over it is made | |
+//! | [`google`] | one authenticated connection to a service, and how every call over it is made | |
+//! | [`credentials`] | the access token of the account that this runs as | |
+//! | [`channel`] | one HTTP/2 connection, in the form that the generated clients take | |
 //! | [`dataproc`], [`pubsub`], [`storage`] | thin calls over the generated clients | |
 //! | [`error`] | what can fail, and what keeps an event from being dealt with | yes |
 //!
@@ -52,7 +54,8 @@
 //! 4. HTTP status codes appear only in functions-framework. A handler answers `Result<(), Error>`: what another delivery can
 //!    mend (no record and no answer yet, for want of storage or of the response topic; a cancel before its request; time used
 //!    up) is to be delivered again, everything else is acked. Bad input is answered and acked.
-//! 5. Nothing of ours is spawned that outlives its event: on Cloud Run the CPU is gone once the response is sent.
+//! 5. Nothing of ours is spawned that outlives its event, but the connections: on Cloud Run the CPU is gone once the
+//!    response is sent.
 //! 6. A terminal state is recorded before it is published, and the marker is deleted only after that.
 
 // The process and its means.
@@ -102,6 +105,9 @@ pub mod response;
 
 // Google's services.
 pub mod google;
+
+pub mod channel;
+pub mod credentials;
 
 pub mod dataproc;
 pub mod pubsub;
