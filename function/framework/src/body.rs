@@ -14,7 +14,8 @@ use tokio::time::{Instant, timeout_at};
 pub struct Limits {
     /// Bytes of one body; beyond: 413. 16 MiB, above Pub/Sub's 10 MB and their base64.
     pub body: usize,
-    /// Bytes of all bodies that are being read or handled; beyond: 429. 64 MiB, for a container of 512 MiB.
+    /// Bytes of all bodies that are being read or handled; beyond: 429. 32 MiB, for a container of 512 MiB:
+    /// an event can take ten times its body while it is decoded, recorded and sent on.
     pub bodies_in_flight: usize,
     /// From a connection's, or a further request's, first moment until the request's head is whole. 10 s.
     pub header_read: Duration,
@@ -30,7 +31,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body: 16 << 20,
-            bodies_in_flight: 64 << 20,
+            bodies_in_flight: 32 << 20,
             header_read: Duration::from_secs(10),
             body_read: Duration::from_secs(30),
             idle: Duration::from_secs(75),

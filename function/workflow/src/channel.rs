@@ -6,7 +6,10 @@
 
 use std::{
     error::Error,
-    fmt, future::Future, io, pin::Pin,
+    fmt,
+    future::Future,
+    io,
+    pin::Pin,
     sync::{Arc, LazyLock},
     task::{Context, Poll, ready},
 };
@@ -43,15 +46,17 @@ const WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 
 /// Roots and settings are the same for every connection, and sessions are resumed.
-static TLS: LazyLock<Result<TlsConnector, rustls::Error>> = LazyLock::new(|| {
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+static TLS: LazyLock<Result<TlsConnector, rustls::Error>> =
+    LazyLock::new(|| trusting(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }));
+
+fn trusting(roots: RootCertStore) -> Result<TlsConnector, rustls::Error> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
-});
+}
 
 /// A connection that stands. Clones share it; it ends with the last of them.
 #[derive(Clone)]
@@ -91,11 +96,8 @@ impl Error for NotSent {}
 pub async fn connect(reach: &Reach) -> io::Result<Channel> {
     match reach {
         Reach::Google { host, .. } => {
-            let authority: Authority = host.parse().map_err(io::Error::other)?;
             let tls = TLS.as_ref().map_err(io::Error::other)?;
-            let name = ServerName::try_from(authority.host().to_owned()).map_err(io::Error::other)?;
-            let stream = tcp((authority.host(), authority.port_u16().unwrap_or(443))).await?;
-            open(tls.connect(name, stream).await?, Scheme::HTTPS, authority).await
+            over_tls(tls, host.parse().map_err(io::Error::other)?).await
         }
         Reach::Emulator(address) => {
             let authority = address.parse().map_err(io::Error::other)?;
@@ -103,6 +105,12 @@ pub async fn connect(reach: &Reach) -> io::Result<Channel> {
         }
         Reach::Memory(dial) => open(dial().await?, Scheme::HTTP, Authority::from_static("memory")).await,
     }
+}
+
+async fn over_tls(tls: &TlsConnector, authority: Authority) -> io::Result<Channel> {
+    let name = ServerName::try_from(authority.host().to_owned()).map_err(io::Error::other)?;
+    let stream = tcp((authority.host(), authority.port_u16().unwrap_or(443))).await?;
+    open(tls.connect(name, stream).await?, Scheme::HTTPS, authority).await
 }
 
 async fn tcp(address: impl tokio::net::ToSocketAddrs) -> io::Result<TcpStream> {
@@ -243,4 +251,77 @@ impl Body for Answer {
 /// A server may reset a stream without an error once it has answered. Source: RFC 9113, 8.1
 fn is_end(error: &h2::Error) -> bool {
     error.is_reset() && error.reason() == Some(Reason::NO_ERROR)
+}
+
+#[cfg(test)]
+mod tests {
+    use gcloud_sdk::tonic::codegen::http::StatusCode;
+    use tokio::net::TcpListener;
+    use tokio_rustls::{
+        TlsAcceptor,
+        rustls::{
+            ServerConfig,
+            pki_types::{CertificateDer, PrivateKeyDer},
+        },
+    };
+    use tower::ServiceExt;
+
+    use super::*;
+
+    /// Answers requests over TLS and HTTP/2 as `localhost`, with a certificate that only who knows it trusts.
+    async fn server() -> (u16, CertificateDer<'static>) {
+        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (certificate, key) = (pair.cert.der().clone(), pair.signing_key.serialize_der());
+        let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], PrivateKeyDer::Pkcs8(key.into()))
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(stream) = acceptor.accept(stream).await else { continue };
+                tokio::spawn(async move {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((request, mut respond))) = connection.accept().await {
+                        let seen = format!("{} {:?}", request.uri(), request.headers()["authorization"]);
+                        let response = Response::builder().header("seen", seen).body(()).unwrap();
+                        respond.send_response(response, true).unwrap();
+                    }
+                });
+            }
+        });
+        (port, certificate)
+    }
+
+    #[tokio::test]
+    async fn a_trusted_server_is_asked_over_tls_and_http_2() {
+        let (port, certificate) = server().await;
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate).unwrap();
+        let tls = trusting(roots).unwrap();
+
+        let channel = over_tls(&tls, format!("localhost:{port}").parse().unwrap()).await.unwrap();
+        channel.ping().await.unwrap();
+        let channel = channel.authorized(Some(HeaderValue::from_static("Bearer t")));
+        let response = channel.oneshot(Request::new(RequestBody::empty())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["seen"], format!("https://localhost:{port}/ \"Bearer t\""));
+
+        let error = over_tls(&tls, format!("127.0.0.1:{port}").parse().unwrap()).await.err().unwrap();
+        assert!(error.to_string().contains("certificate not valid for name"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_nobody_vouches_for_is_refused() {
+        let (port, _) = server().await;
+        let tls = TLS.as_ref().unwrap();
+        let error = over_tls(tls, format!("localhost:{port}").parse().unwrap()).await.err().unwrap();
+        assert!(error.to_string().contains("UnknownIssuer"), "{error}");
+    }
 }

@@ -25,7 +25,8 @@ const CALL: Duration = Duration::from_millis(20);
 pub fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |(_, name)| name);
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |(_, name)| name);
     let cores = thread::available_parallelism().map_or(0, usize::from);
     let load = read("/proc/loadavg");
     let load = load.split(' ').next().unwrap_or_default();
@@ -112,7 +113,9 @@ pub fn start(programs: &[Program]) {
         );
         phases.push((program.name, calls));
     }
-    println!("  where the time goes, ms since the start (medians): the port answers, each call reaches its service, the ack");
+    println!(
+        "  where the time goes, ms since the start (medians): the port answers, each call reaches its service, the ack"
+    );
     for (name, starts) in phases {
         let mut line = format!("  {name:<10}");
         let most = starts.iter().map(Vec::len).max().unwrap_or(0);
@@ -272,7 +275,7 @@ pub fn memory(programs: &[Program]) {
         }
         println!("{line} {events:>8}");
     }
-    println!("256 requests of 1 MB in flight, twice; answered 429 beyond 64 MB of bodies, and delivered again");
+    println!("256 requests of 1 MB in flight, twice; answered 429 beyond 32 MiB of bodies, and delivered again");
     println!("  {:<10} {:>8} {:>8} {:>9} {:>9}", "", "acked", "refused", "peak MB", "RSS after");
     let delivery = Delivery::request(1, 700_000);
     for program in programs.iter().filter(|program| program.is_whole) {

@@ -20,8 +20,7 @@ use gcloud_sdk::{
     GoogleAuthHeaders, GoogleAuthMiddleware, GoogleAuthMiddlewareLayer,
     google::{
         cloud::dataproc::v1::{
-            InstantiateInlineWorkflowTemplateRequest,
-            workflow_template_service_client::WorkflowTemplateServiceClient,
+            InstantiateInlineWorkflowTemplateRequest, workflow_template_service_client::WorkflowTemplateServiceClient,
         },
         pubsub::v1::{PublishRequest, PubsubMessage, publisher_client::PublisherClient},
         storage::v2::{
@@ -110,8 +109,7 @@ impl Floor {
         let id = format!("00000000-0000-0000-0000-{:012x}", self.next.fetch_add(1, Ordering::Relaxed));
         let (marker, record) = (format!("active/{id}"), format!("runs/{id}.json"));
         self.read_config().await?;
-        let (_, generation) =
-            futures::try_join!(self.write(&marker, &[], 0), self.write(&record, &self.record, 0))?;
+        let (_, generation) = futures::try_join!(self.write(&marker, &[], 0), self.write(&record, &self.record, 0))?;
         let request = InstantiateInlineWorkflowTemplateRequest { request_id: id.clone(), ..self.instantiate.clone() };
         let parent = format!("parent={}", request.parent);
         self.dataproc.clone().instantiate_inline_workflow_template(routed(request, &parent)).await?;
