@@ -5,15 +5,15 @@ FROM rust:1.95.0-slim-bookworm AS build
 WORKDIR /src
 
 # Dependencies first: this layer changes only with the manifests. Every target that a manifest names must have a file,
-# so the crates get empty ones, and the benchmarks leave the manifests.
+# so the crates get empty ones.
 COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
 COPY function/framework/Cargo.toml function/framework/
 COPY function/workflow/Cargo.toml function/workflow/
+COPY function/workflow/benches/Cargo.toml function/workflow/benches/
 COPY function/emulator/Cargo.toml function/emulator/
-RUN for crate in function/*; do \
+RUN for crate in function/* function/workflow/benches; do \
       mkdir $crate/src && touch $crate/src/lib.rs && echo 'fn main() {}' > $crate/src/main.rs || exit 1; \
     done \
- && sed --in-place '/^\[\[bench\]\]/,/^$/d' function/*/Cargo.toml \
  && cargo build --locked --release --package inline-workflow --bin function
 
 COPY function function

@@ -24,8 +24,8 @@ use uuid::Uuid;
 
 /// Cloud Run sets these by itself.
 const OF_CLOUD_RUN: [&str; 2] = [ENV_PORT, ENV_SERVICE];
-/// And nothing is to be emulated there.
-const OF_EMULATORS: [&str; 3] = [ENV_DATAPROC_EMULATOR, ENV_PUBSUB_EMULATOR, ENV_STORAGE_EMULATOR];
+/// And nothing stands in for anything of Google's there.
+const OF_EMULATORS: [&str; 4] = [ENV_DATAPROC_EMULATOR, ENV_PUBSUB_EMULATOR, ENV_STORAGE_EMULATOR, ENV_METADATA_SERVER];
 
 fn tf() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tf")

@@ -24,8 +24,10 @@ const TICKS: &str = "projects/test-project/topics/ticks";
 /// The first argument of the process that is the services.
 const SERVICES_ROLE: &str = "services";
 
+type Section = fn(&[Program]);
+
 /// In the order in which they are measured.
-const SECTIONS: [(&str, fn(&[Program])); 6] = [
+const SECTIONS: [(&str, Section); 6] = [
     ("size", tables::size),
     ("start", tables::start),
     ("event", tables::event),

@@ -1,7 +1,6 @@
 //! The tables, one function each.
 
 use std::{
-    collections::BTreeMap,
     fs, process as os, thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -286,5 +285,4 @@ pub fn memory(programs: &[Program]) {
         let (after, peak) = process::memory(server.pid());
         println!("  {:<10} {:>8} {:>8} {peak:>9.1} {after:>9.1}", program.name, outcome.acked, outcome.refused);
     }
-    let _ = BTreeMap::<u8, u8>::new();
 }
