@@ -177,6 +177,7 @@ run "minimal" {
     condition = (
       google_cloud_run_v2_service.function.name == "inline-workflow" &&
       google_cloud_run_v2_service.function.ingress == "INGRESS_TRAFFIC_INTERNAL_ONLY" &&
+      !coalesce(google_cloud_run_v2_service.function.default_uri_disabled, false) && !google_cloud_run_v2_service.function.deletion_protection &&
       google_cloud_run_v2_service.function.template[0].service_account == google_service_account.function.email &&
       google_cloud_run_v2_service.function.template[0].execution_environment == "EXECUTION_ENVIRONMENT_GEN2" &&
       google_cloud_run_v2_service.function.template[0].timeout == "60s" &&
@@ -184,7 +185,7 @@ run "minimal" {
       google_cloud_run_v2_service.function.template[0].scaling[0].min_instance_count == 0 &&
       google_cloud_run_v2_service.function.template[0].scaling[0].max_instance_count == 10
     )
-    error_message = "the service is internal, small, and runs as its own account"
+    error_message = "the service is internal, small, can be called by Eventarc and destroyed, and runs as its own account"
   }
   assert {
     condition = (
