@@ -479,6 +479,29 @@ fn the_readme_names_every_variable_and_output() {
 }
 
 #[test]
+fn the_readme_says_of_a_variable_what_its_description_and_defaults_say() {
+    let readme = read("README.md");
+    for block in hcl("variables.tf").blocks() {
+        let (name, body) = (block.labels()[0].as_str(), block.body());
+        let start = format!("| `{name}` |");
+        let row = readme.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("no {name}"));
+        let description = attribute(body, "description").expect("one").evaluate(&Context::new()).unwrap();
+        let words: Vec<&str> = description.as_str().unwrap().split_whitespace().collect();
+        assert!(row.contains(&words.join(" ")), "{name}: {row}");
+        let default = attribute(body, "default").map_or("required".to_owned(), |default| format!("`{default}`"));
+        assert!(row.contains(&format!("| {default} |")), "{name} is {default}: {row}");
+        let Some(Expression::FuncCall(of_type)) = attribute(body, "type") else { continue };
+        let Some(Expression::Object(fields)) = of_type.args.first() else { continue };
+        for (key, field) in fields {
+            let Expression::FuncCall(optional) = field else { panic!("{name}: {field}") };
+            if let Some(default) = optional.args.get(1) {
+                assert!(row.contains(&format!("`{key} = {default}`")), "{name}: {key} is {default}: {row}");
+            }
+        }
+    }
+}
+
+#[test]
 #[ignore = "needs terraform: make test-tf"]
 fn the_smoke_test_finds_the_outputs_that_it_reads() {
     let program = read("smoke.py");
