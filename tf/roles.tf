@@ -67,7 +67,8 @@ resource "google_project_iam_member" "trigger_receives_events" {
   member  = google_service_account.trigger.member
 }
 
-# Google grants it when the agent is made, some minutes later; triggers cannot be created before.
+# Triggers cannot be created without it, and Google does not grant it to an agent that was asked for.
+# Source: https://cloud.google.com/iam/docs/create-service-agents
 resource "google_project_iam_member" "eventarc_agent" {
   # checkov:skip=CKV_GCP_49: Google's own role for Google's own agent, which cannot work without it.
   project = var.project
