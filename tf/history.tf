@@ -62,7 +62,7 @@ resource "google_pubsub_subscription" "history" {
     ttl = ""
   }
 
-  depends_on = [google_bigquery_table_iam_member.pubsub_writes_history]
+  depends_on = [time_sleep.history]
 }
 
 # Pub/Sub's agent writes the rows; on this table only.
@@ -74,4 +74,15 @@ resource "google_bigquery_table_iam_member" "pubsub_writes_history" {
   table_id   = google_bigquery_table.history[0].table_id
   role       = "roles/bigquery.dataEditor"
   member     = google_project_service_identity.agents["pubsub.googleapis.com"].member
+}
+
+# The right takes a while until it counts, and the subscription is refused before.
+resource "time_sleep" "history" {
+  count = var.history == null ? 0 : 1
+
+  create_duration = "120s"
+
+  triggers = {
+    member = google_bigquery_table_iam_member.pubsub_writes_history[0].member
+  }
 }

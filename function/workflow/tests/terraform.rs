@@ -171,7 +171,7 @@ fn what_must_be_there_before_is_waited_for() {
         ("buckets.tf", "google_storage_bucket", "google_kms_crypto_key_iam_member.storage"),
         ("build.tf", "google_storage_bucket", "google_kms_crypto_key_iam_member.storage"),
         ("topics.tf", "google_pubsub_topic", "google_kms_crypto_key_iam_member.pubsub"),
-        ("history.tf", "google_pubsub_subscription", "google_bigquery_table_iam_member.pubsub_writes_history"),
+        ("history.tf", "google_pubsub_subscription", "time_sleep.history"),
         ("eventarc.tf", "google_eventarc_trigger", "time_sleep.eventarc_agent"),
         ("eventarc.tf", "google_eventarc_trigger", "google_service_account_iam_member.pubsub_makes_trigger_tokens"),
         ("eventarc.tf", "google_eventarc_trigger", "google_cloud_run_v2_service_iam_member.trigger_invokes_function"),
