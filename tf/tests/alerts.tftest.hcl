@@ -44,6 +44,12 @@ run "thresholds" {
     error_message = "Alerts are on, open above their threshold (ticks: below one), and Monitoring takes evaluation_missing_data with a duration only."
   }
   assert {
+    condition = alltrue([for policy in [
+      google_monitoring_alert_policy.cluster_not_deleted, google_monitoring_alert_policy.dead_record, google_monitoring_alert_policy.rejected_by_configuration,
+    ] : policy.conditions[0].condition_threshold[0].threshold_value == 0])
+    error_message = "Once is enough for an alert on what must not be."
+  }
+  assert {
     condition     = google_logging_metric.ticks.name == "flow/ticks"
     error_message = "Metrics must be named after the prefix."
   }

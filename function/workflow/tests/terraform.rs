@@ -514,6 +514,15 @@ fn the_smoke_test_finds_the_outputs_that_it_reads() {
     }
 }
 
+#[test]
+fn the_build_pushes_the_image_that_make_deploys() {
+    let (build, makefile) = (read("cloudbuild.yaml"), read("../Makefile"));
+    for needed in ["--tag, \"${_IMAGE}\"", "\nimages: [\"${_IMAGE}\"]\n"] {
+        assert!(build.contains(needed), "cloudbuild.yaml lacks {needed}");
+    }
+    assert!(makefile.contains("--substitutions=_IMAGE=$(IMAGE)"), "make image gives no _IMAGE");
+}
+
 /// What `terraform console` says of variables: it checks them without a provider.
 fn console(arguments: &[String]) -> String {
     let mut command = terraform();

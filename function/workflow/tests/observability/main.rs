@@ -205,6 +205,10 @@ fn the_readmes_list_every_metric_and_every_alert() {
         rows.sort_unstable();
         assert_eq!(rows, names, "{title}");
     }
+    for (name, alert) in &module.alerts {
+        let row = format!("\n| `{name}` | {} |", alert.severity);
+        assert!(readme.contains(&row), "tf/README.md does not say: {row}");
+    }
     let troubleshooting = terraform::text("README.md");
     let troubleshooting = troubleshooting.split_once("\n## Troubleshooting\n").expect("there is one").1;
     for name in module.alerts.keys() {

@@ -37,6 +37,7 @@ pub struct Metric {
 }
 
 pub struct Alert {
+    pub severity: String,
     pub conditions: Vec<Condition>,
     /// Whether it goes to the channels that the operator names.
     pub notifies: bool,
@@ -120,6 +121,7 @@ fn alert(body: &Body, module: &Surroundings) -> Alert {
     }
     let written = |body, key| attribute(body, key).map(|attribute| attribute.expr.to_string()).unwrap_or_default();
     Alert {
+        severity: module.string(body, "severity").expect("a severity"),
         conditions,
         notifies: written(body, "notification_channels") == "var.notification_channels",
         documentation: child(body, "documentation").map(|body| written(body, "content")).unwrap_or_default(),
