@@ -50,6 +50,11 @@ run "thresholds" {
     error_message = "Once is enough for an alert on what must not be."
   }
   assert {
+    condition = [for buckets in google_logging_metric.oldest_run_age.bucket_options[0].exponential_buckets :
+    buckets.growth_factor <= 1.1 && buckets.scale * pow(buckets.growth_factor, buckets.num_finite_buckets) > 30 * 86400] == [true]
+    error_message = "Ages up to a month must be measured to 10 %, as README.md says."
+  }
+  assert {
     condition     = google_logging_metric.ticks.name == "flow/ticks"
     error_message = "Metrics must be named after the prefix."
   }

@@ -254,7 +254,8 @@ run "minimal" {
     condition = (
       output.responses_topic == "projects/my-project/topics/inline-workflow-responses" &&
       output.responses_subscription == "projects/my-project/subscriptions/inline-workflow-responses-inspection" &&
-      startswith(output.commands.publish, "gcloud pubsub topics publish inline-workflow-requests ") &&
+      startswith(output.commands.publish, "gcloud pubsub topics publish inline-workflow-requests ") && strcontains(output.commands.publish, "$(terraform output -raw example_request)") &&
+      alltrue([for account, email in output.service_accounts : email == "inline-workflow-${account}@my-project.iam.gserviceaccount.com"]) &&
       startswith(output.commands.pull, "gcloud pubsub subscriptions pull inline-workflow-responses-inspection ")
     )
     error_message = "outputs name what they say"
