@@ -458,6 +458,10 @@ fn the_examples_use_no_option_that_there_is_not() {
         }
     }
     assert!(options > 20, "{options}");
+    let given: BTreeSet<&str> =
+        full.attributes().map(|attribute| attribute.key()).filter(|key| *key != "source").collect();
+    let variables = declared("variables.tf", "variable");
+    assert_eq!(given, variables.iter().map(String::as_str).collect(), "examples/full has every option");
 }
 
 /// The names of the blocks of a kind in a file.
