@@ -5,6 +5,7 @@ use tracing::info;
 
 use crate::{
     record::{Record, State},
+    response::cut,
     violation::{Document, Violation},
 };
 
@@ -58,5 +59,5 @@ fn waits_for(before: Option<&Record>, record: &Record) -> &'static str {
 
 /// As much of a text as a line of the log has room for.
 pub fn beginning(text: &str) -> &str {
-    &text[..text.floor_char_boundary(LONGEST_TEXT)]
+    cut(text, LONGEST_TEXT)
 }

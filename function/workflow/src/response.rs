@@ -239,7 +239,7 @@ fn insert_violations(data: &mut Map<String, Value>, name: &str, violations: &[Vi
 }
 
 /// At most `length` bytes of a text, whole characters only.
-fn cut(text: &str, length: usize) -> &str {
+pub fn cut(text: &str, length: usize) -> &str {
     &text[..text.floor_char_boundary(length)]
 }
 
