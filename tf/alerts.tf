@@ -246,7 +246,7 @@ resource "google_monitoring_alert_policy" "request_unacked" {
   conditions {
     display_name = "the oldest unacknowledged request"
     condition_threshold {
-      filter          = "metric.type=\"pubsub.googleapis.com/subscription/oldest_unacked_message_age\" AND resource.type=\"pubsub_subscription\" AND resource.labels.subscription_id=\"${basename(google_eventarc_trigger.requests.transport[0].pubsub[0].subscription)}\""
+      filter          = "metric.type=\"pubsub.googleapis.com/subscription/oldest_unacked_message_age\" AND resource.type=\"pubsub_subscription\" AND resource.labels.subscription_id=\"${basename(google_eventarc_trigger.topics["requests"].transport[0].pubsub[0].subscription)}\""
       comparison      = "COMPARISON_GT"
       threshold_value = var.alerts.unacked_seconds
       # Without a backlog there may be no data, which closes the incident after auto_close.
@@ -268,7 +268,7 @@ resource "google_monitoring_alert_policy" "request_unacked" {
       A request was published more than ${var.alerts.unacked_seconds} s ago, and the function has not taken it. Eventarc gives up after 24 hours.
 
       1. `gcloud run services logs read ${google_cloud_run_v2_service.function.name} --region=${var.region} --project=${var.project} --limit=50`: `to be delivered again` names what it lacks; 403 says that the trigger's account may not call it.
-      2. Nothing there: `gcloud eventarc triggers describe ${google_eventarc_trigger.requests.name} --location=${var.region} --project=${var.project}`.
+      2. Nothing there: `gcloud eventarc triggers describe ${google_eventarc_trigger.topics["requests"].name} --location=${var.region} --project=${var.project}`.
 
       See README.md, Troubleshooting, "nothing happens" and 503.
     EOT
@@ -324,7 +324,7 @@ resource "google_monitoring_alert_policy" "ticks_missing" {
 
       1. `gcloud scheduler jobs describe ${google_cloud_scheduler_job.tick.name} --location=${var.region} --project=${var.project}`: is it ENABLED, and did its last attempt succeed?
       2. `gcloud logging read '${local.function} AND jsonPayload.trigger="tick"' --project=${var.project} --freshness=1h --limit=20`: a tick that comes and fails says why.
-      3. None comes: `gcloud eventarc triggers describe ${google_eventarc_trigger.ticks.name} --location=${var.region} --project=${var.project}`.
+      3. None comes: `gcloud eventarc triggers describe ${google_eventarc_trigger.topics["ticks"].name} --location=${var.region} --project=${var.project}`.
 
       See README.md, Troubleshooting, "`submitted`, then silence".
     EOT

@@ -11,9 +11,11 @@ resource "time_sleep" "eventarc_agent" {
   }
 }
 
-resource "google_eventarc_trigger" "requests" {
+resource "google_eventarc_trigger" "topics" {
+  for_each = { requests = google_pubsub_topic.requests.id, ticks = google_pubsub_topic.ticks.id }
+
   project         = var.project
-  name            = "${var.prefix}-requests"
+  name            = "${var.prefix}-${each.key}"
   location        = var.region
   labels          = var.labels
   service_account = google_service_account.trigger.email
@@ -25,39 +27,7 @@ resource "google_eventarc_trigger" "requests" {
 
   transport {
     pubsub {
-      topic = google_pubsub_topic.requests.id
-    }
-  }
-
-  destination {
-    cloud_run_service {
-      service = google_cloud_run_v2_service.function.name
-      region  = var.region
-    }
-  }
-
-  depends_on = [
-    google_cloud_run_v2_service_iam_member.trigger_invokes_function,
-    google_service_account_iam_member.pubsub_makes_trigger_tokens,
-    time_sleep.eventarc_agent,
-  ]
-}
-
-resource "google_eventarc_trigger" "ticks" {
-  project         = var.project
-  name            = "${var.prefix}-ticks"
-  location        = var.region
-  labels          = var.labels
-  service_account = google_service_account.trigger.email
-
-  matching_criteria {
-    attribute = "type"
-    value     = "google.cloud.pubsub.topic.v1.messagePublished"
-  }
-
-  transport {
-    pubsub {
-      topic = google_pubsub_topic.ticks.id
+      topic = each.value
     }
   }
 

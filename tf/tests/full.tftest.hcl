@@ -149,7 +149,7 @@ run "full" {
     condition = [
       google_cloud_run_v2_service.function.name, google_pubsub_topic.requests.name, google_storage_bucket.staging.name,
       google_artifact_registry_repository.images.repository_id, google_service_account.function.account_id,
-      google_project_iam_custom_role.function.role_id, google_cloud_scheduler_job.tick.name, google_eventarc_trigger.ticks.name,
+      google_project_iam_custom_role.function.role_id, google_cloud_scheduler_job.tick.name, google_eventarc_trigger.topics["ticks"].name,
       ] == [
       "nightly-jobs", "nightly-jobs-requests", "my-project-nightly-jobs-staging", "nightly-jobs", "nightly-jobs-function",
       "nightly_jobs_function", "nightly-jobs-tick", "nightly-jobs-ticks",
@@ -162,7 +162,7 @@ run "full" {
       google_pubsub_subscription.inspection.labels, google_pubsub_subscription.history[0].labels,
       google_storage_bucket.staging.labels, google_storage_bucket.dataproc.labels, google_storage_bucket.logs.labels, google_storage_bucket.build.labels,
       google_cloud_run_v2_service.function.labels, google_cloud_run_v2_service.function.template[0].labels,
-      google_eventarc_trigger.requests.labels, google_eventarc_trigger.ticks.labels, google_eventarc_trigger.audit.labels,
+      google_eventarc_trigger.topics["requests"].labels, google_eventarc_trigger.topics["ticks"].labels, google_eventarc_trigger.audit.labels,
       google_artifact_registry_repository.images.labels, google_bigquery_dataset.history[0].labels, google_bigquery_table.history[0].labels,
       jsondecode(google_storage_bucket_object.cluster_config.content).default_cluster_config.labels,
     ] : labels == tomap({ team = "data-platform" }) || labels == { team = "data-platform" }])

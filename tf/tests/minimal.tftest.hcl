@@ -198,7 +198,7 @@ run "minimal" {
     error_message = "the container runs the image, with a processor only while there are events, and is probed on its port"
   }
   assert {
-    condition = alltrue([for trigger in [google_eventarc_trigger.requests, google_eventarc_trigger.ticks, google_eventarc_trigger.audit] :
+    condition = alltrue([for trigger in [google_eventarc_trigger.topics["requests"], google_eventarc_trigger.topics["ticks"], google_eventarc_trigger.audit] :
       trigger.service_account == google_service_account.trigger.email &&
       trigger.location == "us-central1" &&
       trigger.destination[0].cloud_run_service[0].service == "inline-workflow" &&
@@ -207,13 +207,13 @@ run "minimal" {
     error_message = "each trigger calls the function as the trigger's account"
   }
   assert {
-    condition = [google_eventarc_trigger.requests, google_eventarc_trigger.ticks][*].transport[0].pubsub[0].topic == [
+    condition = [google_eventarc_trigger.topics["requests"], google_eventarc_trigger.topics["ticks"]][*].transport[0].pubsub[0].topic == [
       google_pubsub_topic.requests.id, google_pubsub_topic.ticks.id,
     ]
     error_message = "a trigger for each topic that the function listens to"
   }
   assert {
-    condition = alltrue([for trigger in [google_eventarc_trigger.requests, google_eventarc_trigger.ticks] :
+    condition = alltrue([for trigger in [google_eventarc_trigger.topics["requests"], google_eventarc_trigger.topics["ticks"]] :
       { for criterion in trigger.matching_criteria : criterion.attribute => criterion.value } == { type = "google.cloud.pubsub.topic.v1.messagePublished" }
     ])
     error_message = "messages of the topics are events"

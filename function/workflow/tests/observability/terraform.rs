@@ -1,15 +1,17 @@
 //! Metrics and alerts as the module's files have them, with its names filled in.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::collections::BTreeMap;
 
 use hcl::{
-    Block, Body, Value,
+    Block, Body, Expression, Value,
     eval::{Context, Evaluate, FuncArgs, FuncDef, ParamType},
-    structure::Attribute,
     value::Map,
 };
 
-use crate::filter::Filter;
+use crate::{
+    filter::Filter,
+    module::{attribute, blocks, labelled, parse},
+};
 
 /// What the service is called.
 pub const SERVICE: &str = "some-workflow";
@@ -63,15 +65,8 @@ impl Module {
     }
 }
 
-/// A file of the repository.
-pub fn text(path: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
 /// Reads `tf/metrics.tf` and `tf/alerts.tf`.
 pub fn read() -> Module {
-    let parse = |file: &str| hcl::parse(&text(&format!("tf/{file}"))).unwrap_or_else(|error| panic!("{file}: {error}"));
     let (metrics, alerts) = (parse("metrics.tf"), parse("alerts.tf"));
     let mut module = Surroundings::new();
     module.locals(&metrics);
@@ -119,7 +114,7 @@ fn alert(body: &Body, module: &Surroundings) -> Alert {
             }
         }
     }
-    let written = |body, key| attribute(body, key).map(|attribute| attribute.expr.to_string()).unwrap_or_default();
+    let written = |body, key| attribute(body, key).map(ToString::to_string).unwrap_or_default();
     Alert {
         severity: module.string(body, "severity").expect("a severity"),
         conditions,
@@ -145,33 +140,33 @@ impl Surroundings {
         let subscription = object([("subscription", "projects/p/subscriptions/eventarc-requests-sub-1".into())]);
         let pubsub = object([("pubsub", Value::Array(vec![subscription]))]);
         let requests = object([("transport", Value::Array(vec![pubsub]))]);
-        context.declare_var("google_eventarc_trigger", object([("requests", requests)]));
+        context.declare_var("google_eventarc_trigger", object([("topics", object([("requests", requests)]))]));
         context.declare_func("basename", FuncDef::builder().param(ParamType::String).build(basename));
         Surroundings { context, locals: Map::new() }
     }
 
     fn locals(&mut self, body: &Body) {
-        for block in body.blocks().filter(|block| block.identifier() == "locals") {
+        for block in blocks(body, "locals") {
             for attribute in block.body().attributes() {
-                self.locals.insert(attribute.key().to_owned(), self.value(attribute));
+                self.locals.insert(attribute.key().to_owned(), self.value(attribute.key(), &attribute.expr));
             }
         }
         self.context.declare_var("local", Value::Object(self.locals.clone()));
     }
 
-    fn value(&self, attribute: &Attribute) -> Value {
-        let value = attribute.expr.evaluate(&self.context);
-        value.unwrap_or_else(|error| panic!("{} = {}: {error}", attribute.key(), attribute.expr))
+    fn value(&self, key: &str, expression: &Expression) -> Value {
+        let value = expression.evaluate(&self.context);
+        value.unwrap_or_else(|error| panic!("{key} = {expression}: {error}"))
     }
 
     fn string(&self, body: &Body, key: &str) -> Option<String> {
-        let value = self.value(attribute(body, key)?);
+        let value = self.value(key, attribute(body, key)?);
         Some(value.as_str().unwrap_or_else(|| panic!("{key} is no string: {value}")).to_owned())
     }
 
     fn strings(&self, body: &Body, key: &str) -> BTreeMap<String, String> {
-        let Some(attribute) = attribute(body, key) else { return BTreeMap::new() };
-        let Value::Object(entries) = self.value(attribute) else { panic!("{key} is no object") };
+        let Some(expression) = attribute(body, key) else { return BTreeMap::new() };
+        let Value::Object(entries) = self.value(key, expression) else { panic!("{key} is no object") };
         let text = |value: Value| value.as_str().expect("a string").to_owned();
         entries.into_iter().map(|(key, value)| (key, text(value))).collect()
     }
@@ -187,18 +182,13 @@ fn object<const N: usize>(entries: [(&str, Value); N]) -> Value {
 }
 
 fn resources<'a>(body: &'a Body, kind: &'a str) -> impl Iterator<Item = (String, &'a Body)> {
-    let of_kind = move |block: &&Block| block.identifier() == "resource" && block.labels()[0].as_str() == kind;
-    body.blocks().filter(of_kind).map(|block| (block.labels()[1].as_str().to_owned(), block.body()))
+    labelled(body, "resource", kind).map(|block| (block.labels()[1].as_str().to_owned(), block.body()))
 }
 
 fn children<'a>(body: &'a Body, name: &'a str) -> impl Iterator<Item = &'a Body> {
-    body.blocks().filter(move |block| block.identifier() == name).map(Block::body)
+    blocks(body, name).map(Block::body)
 }
 
 fn child<'a>(body: &'a Body, name: &'a str) -> Option<&'a Body> {
     children(body, name).next()
-}
-
-fn attribute<'a>(body: &'a Body, key: &str) -> Option<&'a Attribute> {
-    body.attributes().find(|attribute| attribute.key() == key)
 }
