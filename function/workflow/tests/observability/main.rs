@@ -1,6 +1,8 @@
 //! What Terraform counts and watches is what the function says: each log-based metric of `tf/metrics.tf` is held against
 //! the lines of a running function, and each alert of `tf/alerts.tf` against the metrics.
 
+#[path = "../support/module.rs"]
+mod module;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -194,7 +196,7 @@ fn of_module(name: &str, alert: &Alert, module: &Module, filter: &Filter, user: 
 #[test]
 fn the_readmes_list_every_metric_and_every_alert() {
     let module = terraform::read();
-    let readme = format!("\n{}", terraform::text("tf/README.md"));
+    let readme = format!("\n{}", module::read("tf/README.md"));
     let metrics: Vec<&String> = module.metrics.keys().collect();
     let alerts: Vec<&String> = module.alerts.keys().collect();
     for (title, names) in [("Metrics", metrics), ("Alerts", alerts)] {
@@ -209,7 +211,7 @@ fn the_readmes_list_every_metric_and_every_alert() {
         let row = format!("\n| `{name}` | {} |", alert.severity);
         assert!(readme.contains(&row), "tf/README.md does not say: {row}");
     }
-    let troubleshooting = terraform::text("README.md");
+    let troubleshooting = module::read("README.md");
     let troubleshooting = troubleshooting.split_once("\n## Troubleshooting\n").expect("there is one").1;
     for name in module.alerts.keys() {
         assert!(troubleshooting.contains(&format!("`{name}`")), "{name} is in no symptom of README.md");
