@@ -11,16 +11,22 @@ use std::process::ExitCode;
 
 use arguments::{Command, Serve, Services, USAGE};
 use inline_workflow_emulator::{DataprocOptions, Emulator, FAULT_SYNTAX, Options, PushSubscription};
+use tracing_subscriber::{filter::Targets, fmt::layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// sysexits.h: the command was used incorrectly.
 const EX_USAGE: u8 = 64;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_writer(std::io::stderr)
-        .init();
+    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned());
+    let filter: Targets = match directives.parse() {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("emulator: RUST_LOG: {directives:?} is not a filter: {error}");
+            return ExitCode::from(EX_USAGE);
+        }
+    };
+    tracing_subscriber::registry().with(filter).with(layer().with_writer(std::io::stderr)).init();
     let outcome = match arguments::parse(std::env::args().skip(1)) {
         Ok(Command::Help) => {
             println!("{USAGE}\nFAULT: {FAULT_SYNTAX}");

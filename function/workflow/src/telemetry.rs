@@ -1,22 +1,29 @@
 //! Logs: one JSON object a line where Cloud Logging reads them, readable text elsewhere.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    io::{self, IsTerminal, Write},
+};
 
-use serde_json::{Map, Value};
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
+use serde::ser::{SerializeMap, Serializer as _};
+use serde_json::value::RawValue;
+use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Google's client library logs every failed call as an error of its own; we log what comes of it, once.
 const QUIET: &str = "gcloud_sdk=off,google_cloud_auth=warn,hyper=warn,h2=warn,tower=warn";
+/// What a run's lines are found by in the log's explorer.
+const LABELS: [&str; 2] = ["run_id", "job_name"];
 const REPORTED_ERROR: &str = "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent";
 
-/// Sends all logs to standard output, as JSON for Cloud Logging (`structured`) or as text. `filter` is a `tracing`
-/// filter, `info` by default.
+/// Sends all logs to standard output, as JSON for Cloud Logging (`structured`) or as text. `filter` is a level, `info` by
+/// default, and levels of modules, as `info,inline_workflow::channel=debug`.
 ///
 /// # Errors
 /// A filter that cannot be read.
 pub fn init(structured: bool, filter: Option<&str>) -> Result<(), String> {
     let directives = format!("{},{QUIET}", filter.unwrap_or("info"));
-    let filter = EnvFilter::try_new(&directives).map_err(|error| format!("{directives:?} is not a filter: {error}"))?;
+    let filter: Targets = directives.parse().map_err(|error| format!("{directives:?} is not a filter: {error}"))?;
     let registry = tracing_subscriber::registry().with(filter);
     let result = match structured {
         true => registry.with(tracing_stackdriver::layer().with_writer(CloudLogging)).try_init(),
@@ -60,50 +67,55 @@ impl Drop for Line {
     }
 }
 
-/// The line with Cloud Logging's and Error Reporting's special fields.
+/// The members of an object, each with the text of its value.
+type Members<'a> = BTreeMap<&'a str, &'a RawValue>;
+
+/// The line with Cloud Logging's and Error Reporting's special fields. Values pass through as they are written.
 /// Sources: https://cloud.google.com/logging/docs/structured-logging#special-payload-fields and
 /// https://cloud.google.com/error-reporting/docs/formatting-error-messages#log-text
 fn cloud_logging(line: &[u8]) -> Vec<u8> {
-    let Ok(mut entry) = serde_json::from_slice::<Map<String, Value>>(line) else {
-        return line.to_vec();
-    };
+    // What is no object of this form is better written as it is than not at all.
+    rewritten(line).unwrap_or_else(|_| line.to_vec())
+}
+
+fn rewritten(line: &[u8]) -> serde_json::Result<Vec<u8>> {
+    let mut entry: Members = serde_json::from_slice(line)?;
     entry.remove("spans");
-    if let Some(Value::Object(span)) = entry.remove("span") {
-        let special = [
-            ("trace", "logging.googleapis.com/trace"),
-            ("span_id", "logging.googleapis.com/spanId"),
-            ("spanId", "logging.googleapis.com/spanId"),
-        ];
-        for (name, key) in special {
-            if let Some(value) = span.get(name) {
-                entry.insert(key.to_owned(), value.clone());
-            }
-        }
-        if let Some(id) = span.get("id") {
-            entry.insert("event_id".to_owned(), id.clone());
+    let span = entry.remove("span").map(|span| serde_json::from_str::<Members>(span.get())).transpose()?;
+    let is_error = entry.get("severity").is_some_and(|severity| severity.get() == "\"ERROR\"");
+    let mut text = Vec::with_capacity(line.len());
+    let mut serializer = serde_json::Serializer::new(&mut text);
+    let mut line = serializer.serialize_map(None)?;
+    let mut labels = BTreeMap::new();
+    for (key, value) in entry {
+        let key = snake_case(key);
+        line.serialize_entry(&key, value)?;
+        if LABELS.contains(&&*key) && value.get().starts_with('"') {
+            labels.insert(key, value);
         }
     }
-    entry = entry.into_iter().map(|(key, value)| (snake_case(key), value)).collect();
-    let labels: Map<String, Value> = ["run_id", "job_name"]
-        .into_iter()
-        .filter_map(|name| Some((name.to_owned(), entry.get(name)?.clone())))
-        .filter(|(_, value)| value.is_string())
-        .collect();
+    let special =
+        [("trace", "logging.googleapis.com/trace"), ("span_id", "logging.googleapis.com/spanId"), ("id", "event_id")];
+    for (name, key) in special {
+        if let Some(value) = span.as_ref().and_then(|span| span.get(name)) {
+            line.serialize_entry(key, value)?;
+        }
+    }
     if !labels.is_empty() {
-        entry.insert("logging.googleapis.com/labels".to_owned(), Value::Object(labels));
+        line.serialize_entry("logging.googleapis.com/labels", &labels)?;
     }
-    if entry.get("severity").and_then(Value::as_str) == Some("ERROR") {
-        entry.insert("@type".to_owned(), Value::from(REPORTED_ERROR));
+    if is_error {
+        line.serialize_entry("@type", REPORTED_ERROR)?;
     }
-    let mut text = Value::Object(entry).to_string().into_bytes();
+    SerializeMap::end(line)?;
     text.push(b'\n');
-    text
+    Ok(text)
 }
 
 /// The name of a field as it stands in the code. Cloud Logging's own keys are left alone.
-fn snake_case(key: String) -> String {
+fn snake_case(key: &str) -> Cow<'_, str> {
     if key.contains('/') || !key.contains(|c: char| c.is_ascii_uppercase()) {
-        return key;
+        return Cow::Borrowed(key);
     }
     let mut snake = String::with_capacity(key.len() + 4);
     for c in key.chars() {
@@ -112,11 +124,13 @@ fn snake_case(key: String) -> String {
         }
         snake.push(c.to_ascii_lowercase());
     }
-    snake
+    Cow::Owned(snake)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]

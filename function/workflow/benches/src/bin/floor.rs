@@ -17,7 +17,6 @@ use std::{
 
 use bytes::Bytes;
 use gcloud_sdk::{
-    GoogleAuthHeaders, GoogleAuthMiddleware, GoogleAuthMiddlewareLayer,
     google::{
         cloud::dataproc::v1::{
             InstantiateInlineWorkflowTemplateRequest, workflow_template_service_client::WorkflowTemplateServiceClient,
@@ -30,22 +29,24 @@ use gcloud_sdk::{
             write_object_response::WriteStatus,
         },
     },
-    google_cloud_auth::credentials::anonymous,
-    tonic::{Code, Request, Status, transport::Endpoint},
+    tonic::{Code, Request, Status},
 };
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use inline_workflow::environment::*;
+use inline_workflow::{
+    channel::{self, Channel},
+    environment::*,
+    google::Reach,
+};
 use prost::Message;
-use tokio::net::TcpListener;
-use tower_layer::Layer;
+use tokio::{net::TcpListener, sync::OnceCell};
 
 struct Floor {
-    storage: StorageClient<GoogleAuthMiddleware>,
-    dataproc: WorkflowTemplateServiceClient<GoogleAuthMiddleware>,
-    pubsub: PublisherClient<GoogleAuthMiddleware>,
+    storage: Service,
+    dataproc: Service,
+    pubsub: Service,
     bucket: String,
     topic: String,
     record: Bytes,
@@ -59,10 +60,21 @@ fn variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
 }
 
-fn channel(variable_name: &str) -> GoogleAuthMiddleware {
-    let endpoint = Endpoint::from_shared(format!("http://{}", variable(variable_name))).expect("an address");
-    let credentials = Arc::new(GoogleAuthHeaders::from(anonymous::Builder::new().build()));
-    GoogleAuthMiddlewareLayer::new(credentials, None).expect("a layer").layer(endpoint.tcp_nodelay(true).connect_lazy())
+/// A service, connected by the first call.
+struct Service {
+    reach: Reach,
+    channel: OnceCell<Channel>,
+}
+
+impl Service {
+    fn new(variable_name: &str) -> Service {
+        Service { reach: Reach::Emulator(variable(variable_name)), channel: OnceCell::new() }
+    }
+
+    async fn channel(&self) -> Channel {
+        let channel = self.channel.get_or_init(async || channel::connect(&self.reach).await.expect("a service"));
+        channel.await.clone()
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -70,9 +82,9 @@ async fn main() {
     let directory = PathBuf::from(env::args().nth(1).expect("the directory of the messages"));
     let read = |name: &str| fs::read(directory.join(name)).expect("a message");
     let floor = Arc::new(Floor {
-        storage: StorageClient::new(channel(ENV_STORAGE_EMULATOR)).max_decoding_message_size(4 << 20),
-        dataproc: WorkflowTemplateServiceClient::new(channel(ENV_DATAPROC_EMULATOR)),
-        pubsub: PublisherClient::new(channel(ENV_PUBSUB_EMULATOR)),
+        storage: Service::new(ENV_STORAGE_EMULATOR),
+        dataproc: Service::new(ENV_DATAPROC_EMULATOR),
+        pubsub: Service::new(ENV_PUBSUB_EMULATOR),
         bucket: format!("projects/_/buckets/{}", variable(ENV_STAGING_BUCKET)),
         topic: variable(ENV_RESPONSE_TOPIC),
         record: read("record").into(),
@@ -112,9 +124,11 @@ impl Floor {
         let (_, generation) = futures::try_join!(self.write(&marker, &[], 0), self.write(&record, &self.record, 0))?;
         let request = InstantiateInlineWorkflowTemplateRequest { request_id: id.clone(), ..self.instantiate.clone() };
         let parent = format!("parent={}", request.parent);
-        self.dataproc.clone().instantiate_inline_workflow_template(routed(request, &parent)).await?;
+        let mut client = WorkflowTemplateServiceClient::new(self.dataproc.channel().await);
+        client.instantiate_inline_workflow_template(routed(request, &parent)).await?;
         let request = PublishRequest { topic: self.topic.clone(), messages: vec![self.message.clone()] };
-        self.pubsub.clone().publish(routed(request, &format!("topic={}", self.topic))).await?;
+        let mut client = PublisherClient::new(self.pubsub.channel().await);
+        client.publish(routed(request, &format!("topic={}", self.topic))).await?;
         self.write(&record, &self.record, generation).await?;
         Ok(())
     }
@@ -127,8 +141,9 @@ impl Floor {
             if_generation_not_match: (known > 0).then_some(known),
             ..Default::default()
         };
+        let mut client = StorageClient::new(self.storage.channel().await).max_decoding_message_size(4 << 20);
         let read = async {
-            let mut answers = self.storage.clone().read_object(self.of_bucket(message)).await?.into_inner();
+            let mut answers = client.read_object(self.of_bucket(message)).await?.into_inner();
             while let Some(answer) = answers.message().await? {
                 if let Some(metadata) = answer.metadata {
                     self.config_generation.store(metadata.generation, Ordering::Relaxed);
@@ -155,7 +170,7 @@ impl Floor {
             ..Default::default()
         };
         let request = self.of_bucket(futures::stream::iter([message]));
-        match self.storage.clone().write_object(request).await?.into_inner().write_status {
+        match StorageClient::new(self.storage.channel().await).write_object(request).await?.into_inner().write_status {
             Some(WriteStatus::Resource(object)) => Ok(object.generation),
             _ => Err(Status::internal("not written")),
         }
