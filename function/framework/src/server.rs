@@ -61,7 +61,8 @@ where
         let handler = handler.clone();
         async move {
             match event::decode(&head, body) {
-                Ok(event) => match handler(event).await {
+                // On the heap: what is around it is moved several times before it is polled.
+                Ok(event) => match Box::pin(handler(event)).await {
                     Ok(()) => status::handled(),
                     Err(error) => status::failed(error.into()),
                 },

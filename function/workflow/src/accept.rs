@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use futures::join;
 use gcloud_sdk::tonic::Code;
+use serde_json::value::{RawValue, to_raw_value};
 use tracing::warn;
 use uuid::Uuid;
 
@@ -17,7 +18,7 @@ use crate::{
     context::Context,
     environment::Rules,
     error::{CallError, Error},
-    inquire, journal,
+    inquire, journal, json,
     outcome::Failure,
     record::{Correlation, Kind, Lease, Record, State},
     records::{self, Found, Loaded},
@@ -81,7 +82,7 @@ pub async fn accept(cx: &Context, message: &Message, traceparent: Option<String>
     let record = match rendered {
         Some(rendered) if refused.is_empty() && request.action == Action::Validate => {
             let answer = Answer {
-                template: Some(template_json(cx, &rendered, run_id)),
+                template: Some(template::to_json(&rendered.template)),
                 config_entry: Some(rendered.config_entry),
                 config_generation: Some(generation),
                 warnings,
@@ -178,14 +179,6 @@ fn sort(violations: Vec<Violation>, rules: Rules) -> (Vec<Violation>, Vec<Violat
     violations.into_iter().partition(|violation| rules == Rules::Enforce || !violation.fault.can_be_waived())
 }
 
-/// The template as it would be sent first.
-fn template_json(cx: &Context, rendered: &Rendered, run_id: Uuid) -> serde_json::Value {
-    let (project, region) = (&cx.environment.project, &cx.environment.region);
-    let base = &rendered.cluster_base_name;
-    let request = template::instantiate_request(project, region, &rendered.template, base, run_id, 1);
-    template::to_json(&request)["template"].take()
-}
-
 /// Answers a message that nothing comes of. If the run that it names is recorded all the same, what stands there counts:
 /// a request that was recorded before these rules changed is running, and this is but its repetition; and one that runs
 /// under the same request_id has not been rejected. Says where the fault lies only if it was really rejected.
@@ -274,7 +267,7 @@ fn new_record(
     let now = cx.now();
     Record {
         digest: request.digest(),
-        request: request.document.to_serde(),
+        request: text_of(&request.document),
         template: template::encode(&rendered.template),
         cluster_base_name: rendered.cluster_base_name.clone(),
         zone_from_request: rendered.zone_from_request,
@@ -290,6 +283,11 @@ fn new_record(
     }
 }
 
+fn text_of(document: &json::Value) -> Box<RawValue> {
+    // Cannot fail: every key is a string.
+    to_raw_value(document).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
+
 /// A run that ends before it begins.
 fn rejected_record(
     cx: &Context,
@@ -301,7 +299,7 @@ fn rejected_record(
     let now = cx.now();
     let mut record = Record {
         digest: request.digest(),
-        request: request.document.to_serde(),
+        request: text_of(&request.document),
         ..Record::accepted(to, message.published, now)
     };
     record.rejected(now, Failure::new(Code::InvalidArgument, summary(&violations)), violations);

@@ -20,7 +20,7 @@ use crate::{
     records::{self, Found, Loaded, marker_object},
     run::{Next, Sighting},
     storage::Written,
-    template,
+    template::{self, FIRST_ATTEMPT, InstantiateRequest},
 };
 
 /// A run needs a few steps at most: lease, look, submit; or announce, follow, finish. More means that others keep
@@ -177,19 +177,14 @@ async fn submit(cx: &Context, writer: &str, run: &mut Loaded) -> Result<Step, Ca
     }
 }
 
-fn request(cx: &Context, record: &Record) -> Result<prost_reflect::DynamicMessage, String> {
-    let mut message = template::decode_template(&record.template).map_err(|error| error.to_string())?;
-    if record.leave_zone {
-        template::leave_zone_to_service(&mut message);
-    }
-    Ok(template::instantiate_request(
-        &cx.environment.project,
-        &cx.environment.region,
-        &message,
-        &record.cluster_base_name,
-        record.run_id(),
-        record.attempt,
-    ))
+fn request(cx: &Context, record: &Record) -> Result<InstantiateRequest, prost::DecodeError> {
+    let (run_id, attempt) = (record.run_id(), record.attempt);
+    let template = match (attempt, record.leave_zone) {
+        // As it was rendered.
+        (FIRST_ATTEMPT, false) => record.template.clone(),
+        (_, leave) => template::for_attempt(&record.template, &record.cluster_base_name, run_id, attempt, leave)?,
+    };
+    Ok(template::instantiate_request(&cx.environment.project, &cx.environment.region, template, run_id, attempt))
 }
 
 /// Records that Dataproc has the workflow, and says so. Others may have changed the record meanwhile (a cancel); as long
@@ -202,15 +197,16 @@ async fn take_in(cx: &Context, writer: &str, run: &mut Loaded, workflow: &Observ
         changed.submitted(now, workflow);
         changed
     };
-    let published = publish_last(cx, &submitted(&run.record)).await;
+    let mut changed = submitted(&run.record);
+    let published = publish_last(cx, &changed).await;
     loop {
-        let mut changed = submitted(&run.record);
         if published.is_ok() {
             changed.announced();
         }
         if commit(cx, run, changed).await? || !is_submitting(&run.record, writer, attempt) {
             break;
         }
+        changed = submitted(&run.record);
     }
     // What could not be said is said by the next tick.
     published.map(|()| Step::Done)

@@ -27,18 +27,13 @@ use gcloud_sdk::tonic::{
 use h2::{Ping, PingPong, Reason, RecvStream, client::SendRequest};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    sync::Mutex,
-    task::AbortHandle,
-};
+use tokio::{net::TcpStream, sync::Mutex, task::AbortHandle};
 use tokio_rustls::{
     TlsConnector,
     rustls::{self, ClientConfig, RootCertStore, pki_types::ServerName},
 };
 
-use crate::google::Reach;
+use crate::google::{Io, Reach};
 
 const NAME: HeaderValue = HeaderValue::from_static(concat!("inline-workflow/", env!("CARGO_PKG_VERSION")));
 /// HTTP/2's own 64 KB would make every large object wait for the network once more for each 64 KB of it.
@@ -101,7 +96,7 @@ pub async fn connect(reach: &Reach) -> io::Result<Channel> {
         }
         Reach::Emulator(address) => {
             let authority = address.parse().map_err(io::Error::other)?;
-            open(tcp(address.as_str()).await?, Scheme::HTTP, authority).await
+            open(Box::new(tcp(address.as_str()).await?), Scheme::HTTP, authority).await
         }
         Reach::Memory(dial) => open(dial().await?, Scheme::HTTP, Authority::from_static("memory")).await,
     }
@@ -110,7 +105,7 @@ pub async fn connect(reach: &Reach) -> io::Result<Channel> {
 async fn over_tls(tls: &TlsConnector, authority: Authority) -> io::Result<Channel> {
     let name = ServerName::try_from(authority.host().to_owned()).map_err(io::Error::other)?;
     let stream = tcp((authority.host(), authority.port_u16().unwrap_or(443))).await?;
-    open(tls.connect(name, stream).await?, Scheme::HTTPS, authority).await
+    open(Box::new(tls.connect(name, stream).await?), Scheme::HTTPS, authority).await
 }
 
 async fn tcp(address: impl tokio::net::ToSocketAddrs) -> io::Result<TcpStream> {
@@ -119,10 +114,8 @@ async fn tcp(address: impl tokio::net::ToSocketAddrs) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn open<T>(stream: T, scheme: Scheme, authority: Authority) -> io::Result<Channel>
-where
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+/// Whatever the stream is, HTTP/2 is compiled once.
+async fn open(stream: Box<dyn Io>, scheme: Scheme, authority: Authority) -> io::Result<Channel> {
     let (requests, mut connection) = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(WINDOW)

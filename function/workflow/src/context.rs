@@ -89,14 +89,14 @@ impl Context {
     }
 
     /// The means for an event that begins now.
-    pub fn for_event(&self) -> Context {
+    pub fn for_event(self) -> Context {
         let deadline = Instant::now() + EVENT_BUDGET;
         Context {
             storage: self.storage.until(deadline),
             dataproc: self.dataproc.until(deadline),
             responses: self.responses.until(deadline),
             deadline,
-            ..self.clone()
+            ..self
         }
     }
 

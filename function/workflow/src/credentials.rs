@@ -58,7 +58,9 @@ impl Credentials {
         if let Some(known) = token.as_ref().filter(|known| Instant::now() < known.good_until) {
             return Ok(known.header.clone());
         }
-        let fresh = self.fetch().await.map_err(|error| format!("metadata server {}: {error}", self.server))?;
+        // On the heap: it is seldom awaited, and large.
+        let fresh =
+            Box::pin(self.fetch()).await.map_err(|error| format!("metadata server {}: {error}", self.server))?;
         Ok(token.insert(fresh).header.clone())
     }
 

@@ -1,6 +1,6 @@
 //! Workflows, operations and jobs, over google.cloud.dataproc.v1 and google.longrunning.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use gcloud_sdk::{
     google::{
@@ -12,13 +12,13 @@ use gcloud_sdk::{
     },
     tonic::{Code, Status, client::Grpc, codegen::http::uri::PathAndQuery},
 };
-use prost_reflect::DynamicMessage;
 use tokio::time::Instant;
 use tonic_prost::ProstCodec;
 
 use crate::{
     error::CallError,
     google::{Method, Repeat, Service, routed},
+    template::InstantiateRequest,
 };
 
 /// How long an InstantiateInline call may take; design bounds the lease and the wait before a second call by it.
@@ -42,20 +42,20 @@ const GET_JOB: Method = read("JobController.GetJob", 1500);
 #[derive(Clone)]
 pub struct Dataproc {
     service: Service,
-    project: String,
-    region: String,
+    project: Arc<str>,
+    region: Arc<str>,
     began: Instant,
     until: Instant,
 }
 
 impl Dataproc {
     pub fn new(service: Service, project: &str, region: &str, until: Instant) -> Dataproc {
-        Dataproc { service, project: project.to_owned(), region: region.to_owned(), began: Instant::now(), until }
+        Dataproc { service, project: project.into(), region: region.into(), began: Instant::now(), until }
     }
 
     /// The same for an event that begins now and has until then.
-    pub fn until(&self, until: Instant) -> Dataproc {
-        Dataproc { began: Instant::now(), until, ..self.clone() }
+    pub fn until(self, until: Instant) -> Dataproc {
+        Dataproc { began: Instant::now(), until, ..self }
     }
 
     /// Connects, or makes sure that the connection is alive, so that a submission need not do it.
@@ -67,9 +67,9 @@ impl Dataproc {
         format!("projects/{}/regions/{}", self.project, self.region)
     }
 
-    /// Submits a workflow, an `InstantiateInlineWorkflowTemplateRequest` of the descriptor: the generated type lacks the
-    /// fields that are newer than it, and would drop them. Never repeated, unless it was certainly not sent.
-    pub async fn instantiate(&self, request: &DynamicMessage, deadline: Duration) -> Result<Operation, CallError> {
+    /// Submits a workflow. Not as the generated type, which lacks the fields that are newer than it, and would drop them.
+    /// Never repeated, unless it was certainly not sent.
+    pub async fn instantiate(&self, request: &InstantiateRequest, deadline: Duration) -> Result<Operation, CallError> {
         let parent = self.parent();
         // Before the event the instance may have been frozen, and its connections with it.
         let repeat = Repeat::Never { alive_since: self.began };
@@ -81,7 +81,7 @@ impl Dataproc {
                 async move {
                     let mut grpc = Grpc::new(channel).max_decoding_message_size(LARGEST_ANSWER);
                     grpc.ready().await.map_err(Status::from_error)?;
-                    let codec: ProstCodec<DynamicMessage, Operation> = ProstCodec::default();
+                    let codec: ProstCodec<InstantiateRequest, Operation> = ProstCodec::default();
                     grpc.unary(request, PathAndQuery::from_static(INSTANTIATE_PATH), codec).await
                 }
             })
@@ -160,7 +160,7 @@ impl Dataproc {
 
     /// A job by its id; none if the service does not know it.
     pub async fn job(&self, job_id: &str) -> Result<Option<Job>, CallError> {
-        let (project, region) = (self.project.as_str(), self.region.as_str());
+        let (project, region) = (&*self.project, &*self.region);
         let answer = self
             .service
             .call(GET_JOB, job_id, self.until, |channel, deadline| async move {

@@ -114,62 +114,17 @@ impl Service {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let fail = |code, message: String, never_sent| CallError {
-            method: method.name,
-            resource: resource.to_owned(),
-            code,
-            message,
-            never_sent,
-        };
-        let now = Instant::now();
-        let (until, alive_since) = match method.repeat {
-            Repeat::Safe => (until, now.checked_sub(IDLE_LIMIT)),
-            Repeat::Never { alive_since } => (until.min(now + method.deadline), Some(alive_since)),
-        };
-        self.renew_unless_alive(alive_since);
-        let mut attempts_left = 2;
+        let mut attempts = Attempts::new(self, method, resource, until);
         loop {
-            attempts_left -= 1;
-            if time_left(until, method.deadline).is_none() {
-                return Err(fail(Code::DeadlineExceeded, NO_TIME.to_owned(), true));
-            }
-            let deadline = Instant::now() + method.deadline;
-            let (number, channel) = match self.channel(deadline.min(until)).await {
-                Ok(channel) => channel,
-                Err((Code::Unavailable, _)) if attempts_left > 0 => continue,
-                Err((code, message)) => return Err(fail(code, message, true)),
-            };
-            let deadline = deadline.min(until).saturating_duration_since(Instant::now());
-            let authorization = channel.authorization().cloned();
-            let (error, fresh) = match timeout(deadline, attempt(channel, deadline)).await {
+            let (channel, deadline) = attempts.begin().await?;
+            // On the heap, for whatever awaits a call would grow by it, and be moved with it.
+            match timeout(deadline, Box::pin(attempt(channel, deadline))).await {
                 Ok(Ok(answer)) => {
-                    self.answered(number);
+                    attempts.answered();
                     return Ok(answer);
                 }
-                Ok(Err(status)) => {
-                    let never_sent = in_chain::<NotSent>(&status);
-                    let from_service = std::error::Error::source(&status).is_none();
-                    if from_service {
-                        self.answered(number);
-                    }
-                    if status.code() == Code::Unauthenticated {
-                        self.forget(authorization).await;
-                    }
-                    (fail(status.code(), status.message().to_owned(), never_sent), !from_service)
-                }
-                Err(_) => {
-                    let message = format!("no answer within {} ms", deadline.as_millis());
-                    (fail(Code::DeadlineExceeded, message, false), true)
-                }
-            };
-            if fresh {
-                self.renew(number);
-            }
-            let harmless = error.never_sent
-                || error.code == Code::Unauthenticated
-                || (method.repeat == Repeat::Safe && worth_repeating(error.code));
-            if attempts_left == 0 || !harmless {
-                return Err(error);
+                Ok(Err(status)) => attempts.failed(status).await?,
+                Err(_) => attempts.kept_silent(deadline)?,
             }
         }
     }
@@ -218,7 +173,8 @@ impl Service {
             }
             let _turn = self.connecting.lock().await;
             if self.standing().is_none() {
-                let channel = channel::connect(&self.reach).await?;
+                // On the heap: it is seldom awaited, and large.
+                let channel = Box::pin(channel::connect(&self.reach)).await?;
                 let mut connection = self.lock();
                 connection.alive = Instant::now();
                 connection.channel = Some(channel);
@@ -271,6 +227,86 @@ impl Connection {
     }
 }
 
+/// The attempts of one call.
+struct Attempts<'a> {
+    service: &'a Service,
+    method: Method,
+    resource: &'a str,
+    until: Instant,
+    left: u32,
+    /// The channel of the one under way, and its token.
+    number: u64,
+    authorization: Option<HeaderValue>,
+}
+
+impl<'a> Attempts<'a> {
+    fn new(service: &'a Service, method: Method, resource: &'a str, until: Instant) -> Attempts<'a> {
+        let now = Instant::now();
+        let (until, alive_since) = match method.repeat {
+            Repeat::Safe => (until, now.checked_sub(IDLE_LIMIT)),
+            Repeat::Never { alive_since } => (until.min(now + method.deadline), Some(alive_since)),
+        };
+        service.renew_unless_alive(alive_since);
+        Attempts { service, method, resource, until, left: 2, number: 0, authorization: None }
+    }
+
+    /// What the next attempt is made with, and how long it may take.
+    async fn begin(&mut self) -> Result<(Channel, Duration), CallError> {
+        loop {
+            self.left -= 1;
+            if time_left(self.until, self.method.deadline).is_none() {
+                return Err(self.error(Code::DeadlineExceeded, NO_TIME.to_owned(), true));
+            }
+            let deadline = self.until.min(Instant::now() + self.method.deadline);
+            match self.service.channel(deadline).await {
+                Ok((number, channel)) => {
+                    self.number = number;
+                    self.authorization = channel.authorization().cloned();
+                    return Ok((channel, deadline.saturating_duration_since(Instant::now())));
+                }
+                Err((Code::Unavailable, _)) if self.left > 0 => {}
+                Err((code, message)) => return Err(self.error(code, message, true)),
+            }
+        }
+    }
+
+    fn answered(&self) {
+        self.service.answered(self.number);
+    }
+
+    /// An error if there is no further attempt.
+    async fn failed(&mut self, status: Status) -> Result<(), CallError> {
+        let never_sent = in_chain::<NotSent>(&status);
+        match std::error::Error::source(&status).is_none() {
+            // It is the service's own.
+            true => self.answered(),
+            false => self.service.renew(self.number),
+        }
+        if status.code() == Code::Unauthenticated {
+            self.service.forget(self.authorization.take()).await;
+        }
+        self.try_again(self.error(status.code(), status.message().to_owned(), never_sent))
+    }
+
+    /// As [`failed`](Attempts::failed).
+    fn kept_silent(&mut self, deadline: Duration) -> Result<(), CallError> {
+        self.service.renew(self.number);
+        let message = format!("no answer within {} ms", deadline.as_millis());
+        self.try_again(self.error(Code::DeadlineExceeded, message, false))
+    }
+
+    fn try_again(&self, error: CallError) -> Result<(), CallError> {
+        let harmless = error.never_sent
+            || error.code == Code::Unauthenticated
+            || (self.method.repeat == Repeat::Safe && worth_repeating(error.code));
+        if self.left > 0 && harmless { Ok(()) } else { Err(error) }
+    }
+
+    fn error(&self, code: Code, message: String, never_sent: bool) -> CallError {
+        CallError { method: self.method.name, resource: self.resource.to_owned(), code, message, never_sent }
+    }
+}
+
 /// What is left until then, at most `most`; none if it is not worth a call.
 fn time_left(until: Instant, most: Duration) -> Option<Duration> {
     let left = until.saturating_duration_since(Instant::now());
@@ -297,13 +333,17 @@ fn in_chain<E: std::error::Error + 'static>(status: &Status) -> bool {
 pub fn routed<T>(message: T, parameters: &[(&str, &str)], deadline: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(deadline);
-    let header = parameters
-        .iter()
-        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, ROUTING_VALUE)))
-        .collect::<Vec<_>>()
-        .join("&");
+    let mut header = String::new();
+    for (name, value) in parameters {
+        if !header.is_empty() {
+            header.push('&');
+        }
+        header.push_str(name);
+        header.push('=');
+        header.extend(utf8_percent_encode(value, ROUTING_VALUE));
+    }
     // Percent-encoded text is ASCII, so it always is a legal value.
-    if let Ok(value) = header.parse::<MetadataValue<Ascii>>() {
+    if let Ok(value) = MetadataValue::<Ascii>::try_from(header) {
         request.metadata_mut().insert("x-goog-request-params", value);
     }
     request

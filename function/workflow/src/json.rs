@@ -7,7 +7,9 @@
 
 mod reader;
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
+
+use serde::{Serialize, Serializer};
 
 pub use reader::{MAX_DEPTH, MAX_VALUES, SyntaxError, parse};
 
@@ -100,16 +102,21 @@ impl Value {
             }
         }
     }
+}
 
-    /// For records and events. Of repeated keys the last stays; a number that serde_json cannot hold becomes its text.
-    pub fn to_serde(&self) -> serde_json::Value {
+/// For people to read. Of repeated keys the last stays; a number that nobody else could hold becomes its text.
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Null | Self::Flawed(_) => serde_json::Value::Null,
-            Self::Bool(value) => (*value).into(),
-            Self::Number(text) => number_to_serde(text),
-            Self::String(text) => text.as_str().into(),
-            Self::Array(elements) => elements.iter().map(Self::to_serde).collect(),
-            Self::Object(members) => members.iter().map(|(key, value)| (key.clone(), value.to_serde())).collect(),
+            Self::Null | Self::Flawed(_) => serializer.serialize_unit(),
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Number(text) => serialize_number(text, serializer),
+            Self::String(text) => serializer.serialize_str(text),
+            Self::Array(elements) => serializer.collect_seq(elements),
+            Self::Object(members) => {
+                let members: BTreeMap<_, _> = members.iter().map(|(key, value)| (key, value)).collect();
+                serializer.collect_map(members)
+            }
         }
     }
 }
@@ -152,37 +159,42 @@ fn canonical_number(text: &str) -> String {
     }
 }
 
-fn number_to_serde(text: &str) -> serde_json::Value {
+fn serialize_number<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
     if is_integer(text) {
-        if let Ok(value) = text.parse::<i64>() {
-            return value.into();
+        if let Ok(value) = text.parse() {
+            return serializer.serialize_i64(value);
         }
-        if let Ok(value) = text.parse::<u64>() {
-            return value.into();
+        if let Ok(value) = text.parse() {
+            return serializer.serialize_u64(value);
         }
     }
-    let float = text.parse().ok().and_then(serde_json::Number::from_f64);
-    float.map_or_else(|| text.into(), serde_json::Value::Number)
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() => serializer.serialize_f64(value),
+        _ => serializer.serialize_str(text),
+    }
 }
 
 fn write_string(text: &str, out: &mut String) {
     out.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            control if control < ' ' => {
-                let _ = write!(out, "\\u{:04x}", u32::from(control));
+    let mut rest = text;
+    while let Some(place) = rest.find(|character| matches!(character, '"' | '\\' | ..' ')) {
+        out.push_str(&rest[..place]);
+        match rest.as_bytes()[place] {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\r' => out.push_str("\\r"),
+            b'\t' => out.push_str("\\t"),
+            control => {
+                let _ = write!(out, "\\u{control:04x}");
             }
-            other => out.push(other),
         }
+        // Each of them is one byte.
+        rest = &rest[place + 1..];
     }
+    out.push_str(rest);
     out.push('"');
 }
-
 /// The longest key that a path shows; a longer one is cut, so that paths stay readable and small.
 const MAX_PATH_KEY: usize = 256;
 

@@ -1,6 +1,6 @@
 //! Publishing to the response topic, over google.pubsub.v1.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use gcloud_sdk::google::pubsub::v1::{PublishRequest, PubsubMessage, publisher_client::PublisherClient};
 use tokio::time::Instant;
@@ -30,18 +30,18 @@ pub struct Message {
 pub struct Topic {
     service: Service,
     /// `projects/P/topics/T`
-    name: String,
+    name: Arc<str>,
     until: Instant,
 }
 
 impl Topic {
     pub fn new(service: Service, name: &str, until: Instant) -> Topic {
-        Topic { service, name: name.to_owned(), until }
+        Topic { service, name: name.into(), until }
     }
 
     /// The same topic with another deadline.
-    pub fn until(&self, until: Instant) -> Topic {
-        Topic { until, ..self.clone() }
+    pub fn until(self, until: Instant) -> Topic {
+        Topic { until, ..self }
     }
 
     /// Publishes one message. When this returns `Ok` the service has it.
@@ -49,7 +49,7 @@ impl Topic {
         self.service
             .call(PUBLISH, &self.name, self.until, |channel, deadline| async move {
                 let request = PublishRequest {
-                    topic: self.name.clone(),
+                    topic: self.name.to_string(),
                     messages: vec![PubsubMessage {
                         data: message.data.clone(),
                         attributes: message.attributes.clone(),

@@ -4,12 +4,15 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::{
     outcome::{Failure, Progress},
+    template::FIRST_ATTEMPT,
     violation::Violation,
 };
 
@@ -144,17 +147,18 @@ pub struct Correlation {
 }
 
 /// All that is known of a run, as `runs/<run_id>.json` holds it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
     pub version: u32,
     #[serde(flatten)]
     pub correlation: Correlation,
     /// Of the request; a repeated request_id must come with the same.
     pub digest: String,
-    pub request: serde_json::Value,
-    /// The rendered WorkflowTemplate, serialized.
+    /// For people to read.
+    pub request: Box<RawValue>,
+    /// The WorkflowTemplate as it was rendered, for the first attempt, serialized.
     #[serde(with = "base64_text")]
-    pub template: Vec<u8>,
+    pub template: Bytes,
     pub cluster_base_name: String,
     /// The request itself names the zone, so that a stockout must not drop it.
     #[serde(default)]
@@ -225,8 +229,8 @@ impl Record {
             version: VERSION,
             correlation,
             digest: String::new(),
-            request: serde_json::Value::Null,
-            template: Vec::new(),
+            request: RawValue::NULL.to_owned(),
+            template: Bytes::new(),
             cluster_base_name: String::new(),
             zone_from_request: false,
             config_entry: String::new(),
@@ -236,7 +240,7 @@ impl Record {
             recorded: now,
             times: Times { received: published.or(Some(now)), ..Times::default() },
             state: State::Accepted,
-            attempt: 1,
+            attempt: FIRST_ATTEMPT,
             capacity_failures: 0,
             leave_zone: false,
             submit_failures: 0,
@@ -260,14 +264,15 @@ impl Record {
 
 mod base64_text {
     use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+    use bytes::Bytes;
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
     pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&BASE64.encode(bytes))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        BASE64.decode(text.as_bytes()).map_err(D::Error::custom)
+        BASE64.decode(text.as_bytes()).map(Bytes::from).map_err(D::Error::custom)
     }
 }

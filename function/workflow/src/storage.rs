@@ -1,6 +1,6 @@
 //! Objects of the staging bucket, over google.storage.v2.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -47,7 +47,7 @@ const DELETE: Method = method("Storage.DeleteObject", 1500);
 pub struct Storage {
     service: Service,
     /// `projects/_/buckets/NAME`
-    bucket: String,
+    bucket: Arc<str>,
     until: Instant,
 }
 
@@ -82,12 +82,12 @@ pub struct Listed {
 
 impl Storage {
     pub fn new(service: Service, bucket: &str, until: Instant) -> Storage {
-        Storage { service, bucket: format!("projects/_/buckets/{bucket}"), until }
+        Storage { service, bucket: format!("projects/_/buckets/{bucket}").into(), until }
     }
 
     /// The same bucket with another deadline.
-    pub fn until(&self, until: Instant) -> Storage {
-        Storage { until, ..self.clone() }
+    pub fn until(self, until: Instant) -> Storage {
+        Storage { until, ..self }
     }
 
     /// Reads an object, unless it still has the generation `known`.
@@ -96,7 +96,7 @@ impl Storage {
             .service
             .call(READ, object, self.until, |channel, deadline| async move {
                 let message = ReadObjectRequest {
-                    bucket: self.bucket.clone(),
+                    bucket: self.bucket.to_string(),
                     object: object.to_owned(),
                     if_generation_not_match: known,
                     ..Default::default()
@@ -133,8 +133,11 @@ impl Storage {
         let answer = self
             .service
             .call(GET, object, self.until, |channel, deadline| async move {
-                let message =
-                    GetObjectRequest { bucket: self.bucket.clone(), object: object.to_owned(), ..Default::default() };
+                let message = GetObjectRequest {
+                    bucket: self.bucket.to_string(),
+                    object: object.to_owned(),
+                    ..Default::default()
+                };
                 StorageClient::new(channel).get_object(routed(message, &[("bucket", &self.bucket)], deadline)).await
             })
             .await;
@@ -159,7 +162,7 @@ impl Storage {
                 let spec = WriteObjectSpec {
                     resource: Some(Object {
                         name: object.to_owned(),
-                        bucket: self.bucket.clone(),
+                        bucket: self.bucket.to_string(),
                         content_type: content_type.to_owned(),
                         ..Default::default()
                     }),
@@ -194,7 +197,7 @@ impl Storage {
             .service
             .call(DELETE, object, self.until, |channel, deadline| async move {
                 let message = DeleteObjectRequest {
-                    bucket: self.bucket.clone(),
+                    bucket: self.bucket.to_string(),
                     object: object.to_owned(),
                     if_generation_match: Some(expected),
                     ..Default::default()
@@ -222,7 +225,7 @@ impl Storage {
             .service
             .call(LIST, prefix, self.until, |channel, deadline| async move {
                 let message = ListObjectsRequest {
-                    parent: self.bucket.clone(),
+                    parent: self.bucket.to_string(),
                     prefix: prefix.to_owned(),
                     lexicographic_start: start.to_owned(),
                     lexicographic_end: end.to_owned(),

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use prost::Message;
 use prost_reflect::{DynamicMessage, MapKey, ReflectMessage, Value};
 use uuid::Uuid;
@@ -20,6 +21,9 @@ pub use crate::proto_json::pool;
 
 /// How many jobs a request may have. The service's own limit is not documented; a request of 512 KB holds about as many.
 pub const MAX_JOBS: usize = 1_000;
+
+/// Attempts are counted from here.
+pub const FIRST_ATTEMPT: u32 = 1;
 
 /// The longest name of a managed cluster, to which the service adds a suffix of its own.
 const MAX_CLUSTER_NAME: usize = 35;
@@ -39,7 +43,7 @@ pub struct Options {
 /// A template that can be sent.
 #[derive(Clone, Debug)]
 pub struct Rendered {
-    /// A `google.cloud.dataproc.v1.WorkflowTemplate`; the cluster's name is the base name, without run and attempt.
+    /// A `google.cloud.dataproc.v1.WorkflowTemplate`, as it is sent first.
     pub template: DynamicMessage,
     pub cluster_base_name: String,
     /// The key of the configuration's entry.
@@ -82,7 +86,11 @@ pub fn render(request: &Request, config: &ClusterConfig, options: &Options) -> (
     let rendered = entry.map(|entry| {
         let cluster_base_name = cluster_base_name(&cluster, &request.job_name);
         add_run_labels(&mut cluster, request, options.run_id);
-        set(&mut cluster, "cluster_name", Value::String(cluster_base_name.clone()));
+        set(
+            &mut cluster,
+            "cluster_name",
+            Value::String(cluster_name(&cluster_base_name, options.run_id, FIRST_ATTEMPT)),
+        );
         let steps = steps.into_iter().map(|step| {
             let mut job = step.message;
             add_run_labels(&mut job, request, options.run_id);
@@ -253,25 +261,52 @@ fn cluster_base_name(cluster: &DynamicMessage, job_name: &str) -> String {
     if legal.starts_with(|first: char| first.is_ascii_lowercase()) { legal } else { format!("job-{legal}") }
 }
 
-/// The call's request for one attempt of a run: the cluster's name shows both, and the request_id makes the attempt
-/// the only one of its kind. `attempt` counts from 1, and stays below 1,000 (the service takes 40 characters).
+/// A `google.cloud.dataproc.v1.InstantiateInlineWorkflowTemplateRequest` whose template lies ready on the wire.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct InstantiateRequest {
+    #[prost(string, tag = "1")]
+    pub parent: String,
+    /// An embedded message and bytes look the same on the wire.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub template: Bytes,
+    #[prost(string, tag = "3")]
+    pub request_id: String,
+}
+
+/// The call's request for one attempt of a run: the request_id makes the attempt the only one of its kind. `attempt` counts
+/// from 1, and stays below 1,000 (the service takes 40 characters).
 pub fn instantiate_request(
     project: &str,
     region: &str,
-    template: &DynamicMessage,
+    template: Bytes,
+    run_id: Uuid,
+    attempt: u32,
+) -> InstantiateRequest {
+    let parent = format!("projects/{project}/regions/{region}");
+    let request_id = if attempt == FIRST_ATTEMPT { run_id.to_string() } else { format!("{run_id}-{attempt}") };
+    InstantiateRequest { parent, template, request_id }
+}
+
+/// A rendered template for a later attempt: the cluster's name shows which. `leave_zone` lets Dataproc choose the zone,
+/// after the one that was asked for had no machines.
+///
+/// # Errors
+///
+/// The bytes are no template.
+pub fn for_attempt(
+    template: &[u8],
     cluster_base_name: &str,
     run_id: Uuid,
     attempt: u32,
-) -> DynamicMessage {
-    let mut template = template.clone();
+    leave_zone: bool,
+) -> Result<Bytes, prost::DecodeError> {
+    let mut template = DynamicMessage::decode(dataproc("WorkflowTemplate"), template)?;
     let name = cluster_name(cluster_base_name, run_id, attempt);
     set(child(child(&mut template, "placement"), "managed_cluster"), "cluster_name", Value::String(name));
-    let request_id = if attempt < 2 { run_id.to_string() } else { format!("{run_id}-{attempt}") };
-    let mut request = DynamicMessage::new(dataproc("InstantiateInlineWorkflowTemplateRequest"));
-    set(&mut request, "parent", Value::String(format!("projects/{project}/regions/{region}")));
-    set(&mut request, "template", Value::Message(template));
-    set(&mut request, "request_id", Value::String(request_id));
-    request
+    if leave_zone {
+        leave_zone_to_service(&mut template);
+    }
+    Ok(encode(&template))
 }
 
 /// `<base>-<the run's first 12 hex digits>-<attempt>`, the base cut so that the service takes the name.
@@ -282,8 +317,7 @@ fn cluster_name(base: &str, run_id: Uuid, attempt: u32) -> String {
     base + &suffix
 }
 
-/// Lets Dataproc choose the zone, after the one that was asked for had no machines.
-pub fn leave_zone_to_service(template: &mut DynamicMessage) {
+fn leave_zone_to_service(template: &mut DynamicMessage) {
     let path = ["placement", "managed_cluster", "config", "gce_cluster_config"];
     if at(template, &path).is_some() {
         let machines = path.into_iter().fold(template, child);
@@ -292,17 +326,8 @@ pub fn leave_zone_to_service(template: &mut DynamicMessage) {
 }
 
 /// The message on the wire.
-pub fn encode(message: &DynamicMessage) -> Vec<u8> {
-    message.encode_to_vec()
-}
-
-/// The template from the wire, as a record keeps it.
-///
-/// # Errors
-///
-/// The bytes are no protobuf message.
-pub fn decode_template(bytes: &[u8]) -> Result<DynamicMessage, prost::DecodeError> {
-    DynamicMessage::decode(dataproc("WorkflowTemplate"), bytes)
+pub fn encode(message: &DynamicMessage) -> Bytes {
+    message.encode_to_vec().into()
 }
 
 /// The message in protobuf's JSON form, for people to read; null if it has none.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use base64::Engine;
 use inline_workflow::violation::{Document, Fault, Faults, Violation};
 use inline_workflow::{cluster_config, json, proto_json, request, template};
+use prost::Message;
 use prost_reflect::{DynamicMessage, MapKey, ReflectMessage, Value};
 use serde_json::Value as Json;
 use uuid::Uuid;
@@ -100,8 +101,10 @@ fn case(case: &Json) -> Result<Outcome, String> {
     }
     let refused = violations.iter().any(|violation| violation.fault == Fault::Decoding);
     let sent = rendered.filter(|_| !refused).map(|rendered| {
-        let base = &rendered.cluster_base_name;
-        template::instantiate_request(project, region, &rendered.template, base, RUN_ID, 1)
+        let template = template::encode(&rendered.template);
+        let request = template::instantiate_request(project, region, template, RUN_ID, 1);
+        let descriptor = proto_json::dataproc("InstantiateInlineWorkflowTemplateRequest");
+        DynamicMessage::decode(descriptor, request.encode_to_vec().as_slice()).unwrap()
     });
     judge(case, sent, &violations)
 }
@@ -209,7 +212,7 @@ fn without_differences_by_design(mut message: DynamicMessage) -> DynamicMessage 
             remove_run_labels(cluster);
         }
     }
-    DynamicMessage::decode(message.descriptor(), template::encode(&message).as_slice()).unwrap()
+    DynamicMessage::decode(message.descriptor(), template::encode(&message)).unwrap()
 }
 
 fn remove_run_labels(message: &mut DynamicMessage) {

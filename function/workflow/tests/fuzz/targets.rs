@@ -7,11 +7,13 @@ use cloudevents::{AttributesReader, Event};
 use http::{HeaderName, HeaderValue, Request, request::Parts};
 use inline_workflow::{
     cluster_config::{self, ClusterConfig},
-    json, request as requests,
+    json, proto_json, request as requests,
     template::{self, Options},
     trigger::{self, Trigger},
     violation::{Fault, MAX_VIOLATIONS, Violation},
 };
+use prost::Message;
+use prost_reflect::DynamicMessage;
 use uuid::Uuid;
 
 use crate::support::{BUCKET, CONFIG, World, deliver};
@@ -143,11 +145,12 @@ fn render(input: &[u8], config: &ClusterConfig) -> String {
         assert_eq!(rendered.is_some(), readable, "{more:?}");
         if let Some(rendered) = rendered {
             // A record holds it.
-            let recorded = template::decode_template(&template::encode(&rendered.template)).unwrap();
-            assert_eq!(template::to_json(&recorded), template::to_json(&rendered.template));
-            let base = &rendered.cluster_base_name;
-            let sent = template::instantiate_request("p", "us-central1", &rendered.template, base, RUN_ID, 1);
-            assert!(template::to_json(&sent).is_object());
+            let recorded = template::encode(&rendered.template);
+            let request = template::instantiate_request("p", "us-central1", recorded.clone(), RUN_ID, 1);
+            let descriptor = proto_json::dataproc("InstantiateInlineWorkflowTemplateRequest");
+            let sent = DynamicMessage::decode(descriptor, request.encode_to_vec().as_slice()).unwrap();
+            assert_eq!(template::to_json(&sent)["template"], template::to_json(&rendered.template));
+            template::for_attempt(&recorded, &rendered.cluster_base_name, RUN_ID, 2, true).unwrap();
         }
         if options.allowed_code_prefixes.is_empty() {
             violations.extend(more);
@@ -155,7 +158,7 @@ fn render(input: &[u8], config: &ClusterConfig) -> String {
     }
     check(&violations);
     // And the request.
-    serde_json::to_vec(&request.document.to_serde()).unwrap();
+    serde_json::to_vec(&request.document).unwrap();
     let reasons: Vec<_> = violations.iter().take(3).map(|violation| words(&violation.reason)).collect();
     format!("{:?} {is_decoded} {}", request.action, reasons.join("|"))
 }

@@ -13,7 +13,7 @@ use crate::support::{World, deliver, one_step};
 
 /// What a tick says now, in seconds.
 async fn oldest(world: &World, cx: &Context) -> Option<i64> {
-    let swept = sweep(&cx.for_event(), None).await.expect("the markers can be listed");
+    let swept = sweep(&cx.clone().for_event(), None).await.expect("the markers can be listed");
     swept.oldest.map(|since| (world.now() - since).num_seconds())
 }
 
@@ -68,7 +68,7 @@ async fn runs_that_a_tick_does_not_get_to_count_too() {
     // No call is answered in time: of the runs, the first 64 are begun and no other.
     let slow = What::Delay(Duration::from_secs(20));
     world.emulator.fault(Fault { method: "ReadObject".to_owned(), what: slow, when: When::Always });
-    let swept = sweep(&cx.for_event(), None).await.expect("the markers can be listed");
+    let swept = sweep(&cx.clone().for_event(), None).await.expect("the markers can be listed");
     assert!(swept.seen < 130 && !swept.complete, "{swept:?}");
     let age = world.now() - swept.oldest.expect("there are some");
     assert!(age >= TimeDelta::seconds(600), "{age}");

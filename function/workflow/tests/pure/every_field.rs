@@ -23,7 +23,7 @@ fn every_field_is_on_the_wire() {
         let (_, rendered, violations) = render(&request, &config, &options());
         assert!(violations.iter().all(|violation| violation.fault.can_be_waived()), "{violations:?}");
         let bytes = template::encode(&rendered.unwrap().template);
-        let sent = DynamicMessage::decode(proto_json::dataproc("WorkflowTemplate"), bytes.as_slice()).unwrap();
+        let sent = DynamicMessage::decode(proto_json::dataproc("WorkflowTemplate"), bytes).unwrap();
 
         let placement = message_in(&sent, "placement");
         let cluster = message_in(&placement, "managed_cluster");

@@ -27,7 +27,7 @@ fn read_message(message: &str, path: &str, value: &str) -> Result<String, Vec<St
             .collect());
     }
     let bytes = template::encode(&message);
-    let sent = DynamicMessage::decode(message.descriptor(), bytes.as_slice()).unwrap();
+    let sent = DynamicMessage::decode(message.descriptor(), bytes).unwrap();
     let sent = template::to_json(&sent);
     let leaf = path.split('.').try_fold(&sent, |at, key| {
         let list = key.ends_with("[]");

@@ -12,9 +12,11 @@ mod request;
 mod rules;
 
 use inline_workflow::request::Request;
-use inline_workflow::template::{Options, Rendered};
+use inline_workflow::template::{InstantiateRequest, Options, Rendered};
 use inline_workflow::violation::{Document, Fault, Violation};
-use inline_workflow::{cluster_config, request as requests, template};
+use inline_workflow::{cluster_config, proto_json, request as requests, template};
+use prost::Message;
+use prost_reflect::DynamicMessage;
 use uuid::Uuid;
 
 const RUN_ID: Uuid = Uuid::from_u128(0x0b51_e8a4_6d0b_5f3c_9a57_6b7a_52f1_9c01);
@@ -55,7 +57,14 @@ fn rendered(request: &str, config: &str, options: &Options) -> serde_json::Value
     assert_eq!(violations, []);
     let rendered = rendered.unwrap();
     // Through the wire, so that what is not sent does not count.
-    template::to_json(&template::decode_template(&template::encode(&rendered.template)).unwrap())
+    sent(&template::instantiate_request("p", "r1", template::encode(&rendered.template), RUN_ID, 1))["template"].take()
+}
+
+/// The request of a call as the service reads it.
+#[track_caller]
+fn sent(request: &InstantiateRequest) -> serde_json::Value {
+    let descriptor = proto_json::dataproc("InstantiateInlineWorkflowTemplateRequest");
+    template::to_json(&DynamicMessage::decode(descriptor, request.encode_to_vec().as_slice()).unwrap())
 }
 
 /// Each violation as `document path: reason`, with `!` in front of what `RULES=warn` does not let pass.

@@ -4,7 +4,7 @@ use inline_workflow::template::{self, Options};
 use inline_workflow::{cluster_config, violation::Document};
 use serde_json::json;
 
-use super::{OBJECT, PLAIN_CONFIG, RUN_ID, assert_violations, options, render, rendered, with};
+use super::{OBJECT, PLAIN_CONFIG, RUN_ID, assert_violations, options, render, rendered, sent, with};
 
 fn cluster(request: &str, config: &str) -> serde_json::Value {
     rendered(request, config, &options())["placement"]["managedCluster"].clone()
@@ -28,7 +28,7 @@ fn the_whole_template() {
             "labels": {"job_name": "daily_report", "run_id": run_id},
         }],
         "placement": {"managedCluster": {
-            "clusterName": "special",
+            "clusterName": "special-0b51e8a46d0b-1",
             "labels": {"team": "a", "env": "test", "cost": "c", "job_name": "daily_report", "run_id": run_id},
             "config": {
                 "gceClusterConfig": {"zoneUri": "us-central1-b", "metadata": {"k": "v", "m": "n", "o": "p"}},
@@ -191,40 +191,47 @@ fn the_request_of_an_attempt() {
     let (_, rendered, _) = render(&with(r#""job_name": "daily""#), r#"{"daily": {"config": {}}}"#, &options());
     let rendered = rendered.unwrap();
     let request = |base: &str, attempt: u32| {
-        template::to_json(&template::instantiate_request("p", "r1", &rendered.template, base, RUN_ID, attempt))
+        let template = match attempt {
+            1 => template::encode(&rendered.template),
+            _ => template::for_attempt(&template::encode(&rendered.template), base, RUN_ID, attempt, false).unwrap(),
+        };
+        sent(&template::instantiate_request("p", "r1", template, RUN_ID, attempt))
     };
-    let first = request(&rendered.cluster_base_name, 1);
+    let first = request("daily", 1);
     assert_eq!(first["parent"], "projects/p/regions/r1");
     assert_eq!(first["requestId"], "0b51e8a4-6d0b-5f3c-9a57-6b7a52f19c01");
     assert_eq!(first["template"]["placement"]["managedCluster"]["clusterName"], "daily-0b51e8a46d0b-1");
-    let mut without_name = first["template"].clone();
-    without_name["placement"]["managedCluster"]["clusterName"] = "daily".into();
-    assert_eq!(without_name, template::to_json(&rendered.template));
-    let second = request(&rendered.cluster_base_name, 2);
+    assert_eq!(first["template"], template::to_json(&rendered.template));
+    let mut second = request(&rendered.cluster_base_name, 2);
     assert_eq!(second["requestId"], "0b51e8a4-6d0b-5f3c-9a57-6b7a52f19c01-2");
     assert_eq!(second["template"]["placement"]["managedCluster"]["clusterName"], "daily-0b51e8a46d0b-2");
-    for (attempt, base) in [(1, 20), (10, 19), (999, 18)] {
+    second["template"]["placement"]["managedCluster"]["clusterName"] = "daily-0b51e8a46d0b-1".into();
+    assert_eq!(second["template"], first["template"]);
+    for (attempt, base) in [(2, 20), (10, 19), (999, 18)] {
         let request = request(&"x".repeat(35), attempt);
         let name = request["template"]["placement"]["managedCluster"]["clusterName"].as_str().unwrap();
         assert_eq!(name, format!("{}-0b51e8a46d0b-{attempt}", "x".repeat(base)));
         assert_eq!(name.len(), 35);
         assert!(request["requestId"].as_str().unwrap().len() <= 40);
     }
+    assert!(template::for_attempt(b"\xff", "daily", RUN_ID, 2, false).is_err());
 }
 
 #[test]
 fn the_zone_can_be_left_to_the_service() {
-    let config =
+    let machines = |config: &str| {
+        let rendered = render(&with(""), config, &options()).1.unwrap();
+        assert!(!rendered.zone_from_request);
+        let template = template::encode(&rendered.template);
+        let template = template::for_attempt(&template, &rendered.cluster_base_name, RUN_ID, 2, true).unwrap();
+        let request = template::instantiate_request("p", "r1", template, RUN_ID, 2);
+        sent(&request)["template"]["placement"]["managedCluster"]["config"].clone()
+    };
+    let zoned =
         r#"{"default_cluster_config": {"config": {"gce_cluster_config": {"zone_uri": "z", "network_uri": "n"}}}}"#;
-    let mut zoned = render(&with(""), config, &options()).1.unwrap();
-    assert!(!zoned.zone_from_request);
-    template::leave_zone_to_service(&mut zoned.template);
-    let machines = |template: &_| template::to_json(template)["placement"]["managedCluster"]["config"].clone();
-    assert_eq!(machines(&zoned.template), json!({"gceClusterConfig": {"networkUri": "n"}}));
+    assert_eq!(machines(zoned), json!({"gceClusterConfig": {"networkUri": "n"}}));
     // Nothing is made where nothing is.
-    let mut plain = render(&with(""), PLAIN_CONFIG, &options()).1.unwrap();
-    template::leave_zone_to_service(&mut plain.template);
-    assert_eq!(machines(&plain.template), json!({}));
+    assert_eq!(machines(PLAIN_CONFIG), json!({}));
 }
 
 #[test]
@@ -240,14 +247,6 @@ fn a_cluster_without_a_lifecycle_gets_the_environments() {
     // The operator's own, even if it says nothing.
     let own = r#"{"default_cluster_config": {"config": {"lifecycle_config": {}}}}"#;
     assert_eq!(lifecycle(own, &with_ttls), json!({}));
-}
-
-#[test]
-fn a_template_survives_its_record() {
-    let rendered = render(&with(""), PLAIN_CONFIG, &options()).1.unwrap();
-    let read = template::decode_template(&template::encode(&rendered.template)).unwrap();
-    assert_eq!(template::to_json(&read), template::to_json(&rendered.template));
-    assert!(template::decode_template(b"\xff").is_err());
 }
 
 #[test]

@@ -102,17 +102,7 @@ fn render(run: &str, job_name: &str) -> Value {
     let (rendered, more) = template::render(&request, &config, &options);
     violations.extend(more);
     assert!(violations.is_empty(), "{job_name} in {run}: {violations:#?}");
-    let rendered = rendered.expect("a template");
-    let base = &rendered.cluster_base_name;
-    let message = template::instantiate_request(
-        &environment.project,
-        &environment.region,
-        &rendered.template,
-        base,
-        Uuid::nil(),
-        1,
-    );
-    template::to_json(&message)["template"].take()
+    template::to_json(&rendered.expect("a template").template)
 }
 
 #[test]
