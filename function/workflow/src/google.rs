@@ -133,10 +133,13 @@ impl Service {
     /// not be repeated. What goes wrong is that call's business.
     pub async fn wake(&self, since: Instant, until: Instant) {
         let Ok((number, channel)) = self.channel(until).await else { return };
-        if self.lock().alive > since {
+        let is_alive = || self.lock().alive > since;
+        if is_alive() {
             return;
         }
-        match timeout(PING_TIMEOUT, channel.ping()).await {
+        // Whoever waits for another's ping has its answer, too.
+        let answer = timeout(PING_TIMEOUT, channel.ping_unless(is_alive));
+        match answer.await {
             Ok(Ok(())) => self.answered(number),
             _ => self.renew(number),
         }

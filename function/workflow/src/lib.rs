@@ -25,6 +25,7 @@
 //! | [`rules`] | what Dataproc is known to refuse | yes |
 //! | [`code_prefixes`] | where a request may fetch code from | yes |
 //! | [`template`] | request and entry -> the template, and the call's request for an attempt | yes |
+//! | [`wire`] | a message -> its bytes | yes |
 //! | [`inquire`] | status and cancel: messages about a run rather than for one | |
 //! | [`record`] | the record of a run, as the bucket holds it | yes |
 //! | [`records`] | reading and writing records and markers | |
@@ -83,6 +84,7 @@ pub mod rules;
 
 pub mod code_prefixes;
 pub mod template;
+pub mod wire;
 
 pub mod inquire;
 

@@ -16,6 +16,7 @@ use crate::proto_json::{self, dataproc, field, field_value};
 use crate::request::Request;
 use crate::rules::{self, Step};
 use crate::violation::{Document, Fault, Faults, Violation, excerpt};
+use crate::wire;
 
 pub use crate::proto_json::pool;
 
@@ -306,7 +307,8 @@ pub fn for_attempt(
     if leave_zone {
         leave_zone_to_service(&mut template);
     }
-    Ok(encode(&template))
+    // With the fields that only a later release knows.
+    Ok(template.encode_to_vec().into())
 }
 
 /// `<base>-<the run's first 12 hex digits>-<attempt>`, the base cut so that the service takes the name.
@@ -325,9 +327,9 @@ fn leave_zone_to_service(template: &mut DynamicMessage) {
     }
 }
 
-/// The message on the wire.
-pub fn encode(message: &DynamicMessage) -> Bytes {
-    message.encode_to_vec().into()
+/// The rendered template on the wire.
+pub fn encode(template: &DynamicMessage) -> Bytes {
+    wire::encode(template).into()
 }
 
 /// The message in protobuf's JSON form, for people to read; null if it has none.

@@ -10,6 +10,7 @@ mod json;
 mod merge;
 mod request;
 mod rules;
+mod wire;
 
 use inline_workflow::request::Request;
 use inline_workflow::template::{InstantiateRequest, Options, Rendered};
