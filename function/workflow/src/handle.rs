@@ -5,7 +5,7 @@ use std::time::Duration;
 use cloudevents::{AttributesReader, Event};
 use functions_framework::{Failure, TraceContext, trace_context};
 use tokio::time::{Instant, timeout_at};
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     accept::accept,
@@ -14,6 +14,7 @@ use crate::{
     journal::beginning,
     request,
     sweep::{Swept, operation_ended, sweep},
+    telemetry,
     trigger::{Message, Trigger, trigger},
 };
 
@@ -33,22 +34,17 @@ impl From<Error> for Failure {
 /// Only what another delivery can mend.
 pub async fn handle(cx: Context, event: Event) -> Result<(), Error> {
     let trace = trace_context();
-    let span = match &trace {
-        Some(trace) => {
-            let name = format!("projects/{}/traces/{}", cx.environment.project, trace.trace_id);
-            info_span!("event", id = event.id(), trace = name, span_id = trace.span_id)
-        }
-        None => info_span!("event", id = event.id()),
-    };
-    handle_traced(cx.for_event(), event, trace).instrument(span).await
+    let environment = cx.environment.clone();
+    let handling = handle_event(cx.for_event(), &event, trace.as_ref());
+    telemetry::about(event.id(), &environment.project, trace.as_ref(), handling).await
 }
 
-async fn handle_traced(cx: Context, event: Event, trace: Option<TraceContext>) -> Result<(), Error> {
+async fn handle_event(cx: Context, event: &Event, trace: Option<&TraceContext>) -> Result<(), Error> {
     let began = Instant::now();
     let limit = cx.deadline + OVERTIME;
-    match trigger(&event, &cx.environment.tick_topic, &cx.environment.response_topic) {
+    match trigger(event, &cx.environment.tick_topic, &cx.environment.response_topic) {
         Trigger::Request(message) => {
-            let traceparent = traceparent(&event, trace);
+            let traceparent = traceparent(event, trace);
             return handle_request(&cx, &message, traceparent, limit).await;
         }
         Trigger::Tick(published) => {
@@ -143,12 +139,12 @@ fn report_operation(operation: &str, result: Option<Result<Swept, CallError>>, b
 }
 
 /// What a consumer needs to find the trace of the request again: the event's own, or that of its delivery.
-fn traceparent(event: &Event, trace: Option<TraceContext>) -> Option<String> {
+fn traceparent(event: &Event, trace: Option<&TraceContext>) -> Option<String> {
     let own = event.extension("traceparent").map(|value| value.to_string());
     own.or_else(|| {
         let trace = trace?;
         let flags = if trace.sampled { "01" } else { "00" };
-        Some(format!("00-{}-{}-{flags}", trace.trace_id, trace.span_id?))
+        Some(format!("00-{}-{}-{flags}", trace.trace_id, trace.span_id.as_ref()?))
     })
 }
 

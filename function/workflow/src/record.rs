@@ -260,6 +260,11 @@ impl Record {
     pub fn run_id(&self) -> Uuid {
         self.correlation.run_id
     }
+
+    /// About how long its text is.
+    pub fn size_hint(&self) -> usize {
+        2048 + self.request.get().len() + self.template.len() * 4 / 3
+    }
 }
 
 mod base64_text {

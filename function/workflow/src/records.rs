@@ -90,7 +90,8 @@ fn parse(run_id: Uuid, generation: i64, content: Bytes) -> Found {
 /// that stands is the one that was to be written, and counts as written. Waits for the object's rate limit.
 pub async fn store(cx: &Context, record: &Record, expected: i64) -> Result<Written, CallError> {
     let object = record_object(record.run_id());
-    let content = serde_json::to_vec(record).map_err(|error| CallError {
+    let mut content = Vec::with_capacity(record.size_hint());
+    serde_json::to_writer(&mut content, record).map_err(|error| CallError {
         method: "Storage.WriteObject",
         resource: object.clone(),
         code: Code::Internal,

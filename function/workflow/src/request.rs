@@ -1,8 +1,6 @@
 //! The request: what a sender may write at its top level. The parts that Dataproc's messages describe (jobs, init
 //! actions, labels, ...) are read against those in `template`.
 
-use std::fmt::Write;
-
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -106,11 +104,7 @@ impl Request {
             Value::Object(members) => json::canonical_object(members.iter().filter(|(key, _)| key != "action")),
             other => other.canonical(),
         };
-        let mut digest = String::with_capacity(64);
-        for byte in Sha256::digest(said) {
-            let _ = write!(digest, "{byte:02x}");
-        }
-        digest
+        format!("{:x}", Sha256::digest(said))
     }
 }
 

@@ -5,16 +5,19 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use cloudevents::{AttributesReader, Data, Event, EventBuilder, EventBuilderV10};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
 
 use crate::{
-    outcome::Failure,
+    outcome::{Cluster, Failure, Step},
     pubsub::Message,
-    record::{Announcement, Correlation, Kind, Record, State},
+    record::{Announcement, Correlation, Kind, Record, State, Times},
     violation::{Document, SHOWN_VIOLATIONS, Violation},
 };
 
+const SPEC_VERSION: &str = "1.0";
+const CONTENT_TYPE: &str = "application/json";
 const TYPE_PREFIX: &str = "inlineworkflow.dataproc.run.v1.";
 /// Limits of Pub/Sub. Source: https://cloud.google.com/pubsub/quotas#resource_limits
 const MOST_ATTRIBUTES: usize = 100;
@@ -48,11 +51,59 @@ pub struct Answer {
     pub received: Option<DateTime<Utc>>,
 }
 
+/// An event's data.
+#[derive(Default, Serialize)]
+struct Data<'a> {
+    run_id: Uuid,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    message_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    found: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<&'a Cluster>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    steps: &'a [Step],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a Failure>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    violations: &'a [Violation],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    violation_count: Option<usize>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    warnings: &'a [Violation],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning_count: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    template: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config_entry: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config_generation: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    times: Option<&'a Times>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    links: Option<Links>,
+}
+
+#[derive(Serialize)]
+struct Links {
+    console: String,
+}
+
 impl Speaker {
     /// A run's last event.
     pub fn announcement(&self, record: &Record, event: &Announcement) -> Message {
         let data = self.record_data(record, record.warnings_of(event.kind));
-        self.message(&record.correlation, event.kind, &event.id_suffix, event.sequence, event.time, data)
+        self.message(&record.correlation, event.kind, &event.id_suffix, event.sequence, event.time, &data)
     }
 
     /// The answer to a message about a run that is recorded: the run as it stands, and why the message could not have
@@ -65,82 +116,80 @@ impl Speaker {
         now: DateTime<Utc>,
     ) -> Message {
         let mut data = self.record_data(record, &record.warnings);
-        data.insert("message_id".to_owned(), json!(cut(&to.message_id, LONGEST_TEXT)));
-        data.insert("found".to_owned(), json!(true));
-        if let Some(failure) = failure {
-            data.insert("error".to_owned(), json!(failure));
+        data.message_id = cut(&to.message_id, LONGEST_TEXT);
+        data.found = Some(true);
+        data.error = failure.as_ref().or(data.error);
+        if !violations.is_empty() {
+            (data.violations, data.violation_count) = shown(violations);
         }
-        insert_violations(&mut data, "violations", violations);
         let suffix = format!("answered/{}", to.message_id);
-        self.message(to, Kind::Answered, &suffix, record.sequence, now, data)
+        self.message(to, Kind::Answered, &suffix, record.sequence, now, &data)
     }
 
     /// The answer to a message of which nothing is recorded.
     pub fn answer(&self, to: &Correlation, kind: Kind, answer: Answer, now: DateTime<Utc>) -> Message {
-        let mut data = correlation_data(to);
-        insert(&mut data, "found", answer.found);
-        insert(&mut data, "state", answer.state);
-        insert(&mut data, "error", answer.failure);
-        insert_violations(&mut data, "violations", &answer.violations);
         let mut warnings = answer.warnings;
-        if let Some(template) = answer.template {
-            match template.to_string().len() <= LARGEST_TEMPLATE {
-                true => {
-                    data.insert("template".to_owned(), template);
-                }
-                false => {
-                    let reason = "the rendered template is larger than 8 MB, and left out of this event";
-                    warnings.push(Violation::decoding(Document::Request, "", reason));
-                }
+        let template = answer.template.filter(|template| {
+            let fits = template.to_string().len() <= LARGEST_TEMPLATE;
+            if !fits {
+                let reason = "the rendered template is larger than 8 MB, and left out of this event";
+                warnings.push(Violation::decoding(Document::Request, "", reason));
             }
-        }
-        insert_violations(&mut data, "warnings", &warnings);
-        insert(&mut data, "config_entry", answer.config_entry.as_deref().map(|name| cut(name, LONGEST_TEXT)));
-        insert(&mut data, "config_generation", answer.config_generation);
-        if let Some(received) = answer.received {
-            data.insert("times".to_owned(), json!({ "received": rfc3339(received) }));
-        }
+            fits
+        });
+        let (violations, violation_count) = shown(&answer.violations);
+        let (warnings, warning_count) = shown(&warnings);
+        let times = Times { received: answer.received, ..Times::default() };
+        let data = Data {
+            found: answer.found,
+            state: answer.state.map(State::word),
+            error: answer.failure.as_ref(),
+            violations,
+            violation_count,
+            warnings,
+            warning_count,
+            template,
+            config_entry: answer.config_entry.as_deref().map(|name| cut(name, LONGEST_TEXT)),
+            config_generation: answer.config_generation,
+            times: answer.received.map(|_| &times),
+            ..correlation_data(to)
+        };
         let suffix = format!("{}/{}", kind.word(), to.message_id);
-        self.message(to, kind, &suffix, 0, now, data)
+        self.message(to, kind, &suffix, 0, now, &data)
     }
 
-    fn record_data(&self, record: &Record, warnings: &[Violation]) -> Map<String, Value> {
-        let mut data = correlation_data(&record.correlation);
-        insert(&mut data, "attempt", Some(record.attempt));
-        let state = match (record.state, record.progress.running) {
-            (State::Submitted, true) => json!("running"),
-            (state, _) => json!(state),
-        };
-        data.insert("state".to_owned(), state);
-        insert(&mut data, "operation", record.operation.as_ref());
-        insert(&mut data, "cluster", record.cluster());
-        if !record.progress.steps.is_empty() {
-            data.insert("steps".to_owned(), json!(record.progress.steps));
-        }
-        insert(&mut data, "error", record.failure.as_ref());
-        insert_violations(&mut data, "violations", &record.violations);
-        insert_violations(&mut data, "warnings", warnings);
-        let times: Map<String, Value> = [
-            ("received", record.times.received),
-            ("submitted", record.times.submitted),
-            ("started", record.times.started),
-            ("ended", record.times.ended),
-        ]
-        .into_iter()
-        .filter_map(|(name, time)| Some((name.to_owned(), json!(rfc3339(time?)))))
-        .collect();
-        data.insert("times".to_owned(), Value::Object(times));
-        if let Some(operation) = &record.operation {
+    fn record_data<'a>(&self, record: &'a Record, warnings: &'a [Violation]) -> Data<'a> {
+        let (violations, violation_count) = shown(&record.violations);
+        let (warnings, warning_count) = shown(warnings);
+        let links = record.operation.as_ref().map(|operation| {
             let id = operation.rsplit('/').next().unwrap_or_default();
             let (project, region) = (&self.project, &self.region);
             let console = format!(
                 "https://console.cloud.google.com/dataproc/workflows/instances/{region}/{id}?project={project}"
             );
-            data.insert("links".to_owned(), json!({ "console": console }));
+            Links { console }
+        });
+        Data {
+            attempt: Some(record.attempt),
+            state: Some(match (record.state, record.progress.running) {
+                (State::Submitted, true) => "running",
+                (state, _) => state.word(),
+            }),
+            operation: record.operation.as_deref(),
+            cluster: record.cluster(),
+            steps: &record.progress.steps,
+            error: record.failure.as_ref(),
+            violations,
+            violation_count,
+            warnings,
+            warning_count,
+            times: Some(&record.times),
+            links,
+            ..correlation_data(&record.correlation)
         }
-        data
     }
 
+    /// Binary mode: the context in attributes, the data as it is.
     fn message(
         &self,
         to: &Correlation,
@@ -148,62 +197,38 @@ impl Speaker {
         id_suffix: &str,
         sequence: u64,
         time: DateTime<Utc>,
-        data: Map<String, Value>,
+        data: &Data<'_>,
     ) -> Message {
-        let mut builder = EventBuilderV10::new()
-            .id(format!("{}/{id_suffix}", to.run_id))
-            .source(self.source.as_str())
-            .ty(format!("{TYPE_PREFIX}{}", kind.word()))
-            .time(time)
-            .data("application/json", Value::Object(data))
-            .extension("runid", to.run_id.to_string())
-            .extension("messageid", to.message_id.as_str())
-            .extension("sequence", sequence.to_string());
-        let optional = [("jobname", &to.job_name), ("requestid", &to.request_id), ("traceparent", &to.traceparent)];
-        for (name, value) in optional {
-            if let Some(value) = value {
-                builder = builder.extension(name, value.as_str());
+        let run_id = to.run_id.to_string();
+        let job_name = to.job_name.as_deref().unwrap_or_default();
+        let context = [
+            ("ce-specversion", SPEC_VERSION),
+            ("ce-id", &format!("{run_id}/{id_suffix}")),
+            ("ce-source", &self.source),
+            ("ce-type", &format!("{TYPE_PREFIX}{}", kind.word())),
+            ("ce-time", &time.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
+            ("ce-subject", job_name),
+            ("ce-datacontenttype", CONTENT_TYPE),
+            ("content-type", CONTENT_TYPE),
+            ("ce-runid", &run_id),
+            ("ce-jobname", job_name),
+            ("ce-requestid", to.request_id.as_deref().unwrap_or_default()),
+            ("ce-messageid", &to.message_id),
+            ("ce-sequence", &sequence.to_string()),
+            ("ce-traceparent", to.traceparent.as_deref().unwrap_or_default()),
+        ];
+        let senders_own = to.attributes.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let mut attributes = HashMap::with_capacity(context.len() + to.attributes.len());
+        for (key, value) in context.into_iter().chain(senders_own) {
+            let value = cut(value, LONGEST_VALUE);
+            if !value.is_empty() && key.len() <= LONGEST_KEY && attributes.len() < MOST_ATTRIBUTES {
+                attributes.entry(key.to_owned()).or_insert_with(|| value.to_owned());
             }
         }
-        if let Some(subject) = to.job_name.as_deref().filter(|subject| !subject.is_empty()) {
-            builder = builder.subject(subject);
-        }
-        // Cannot fail: id, source, type and time are set above, and well-formed.
-        let event = builder.build().unwrap_or_default();
-        pubsub_message(event, to)
+        // Cannot fail: every key is a string.
+        let data = serde_json::to_vec(data).unwrap_or_default();
+        Message { data, attributes, ordering_key: run_id }
     }
-}
-
-/// Binary mode: the context in attributes, the data as it is.
-fn pubsub_message(event: Event, to: &Correlation) -> Message {
-    let mut attributes = HashMap::new();
-    let mut set = |key: String, value: &str| {
-        let value = cut(value, LONGEST_VALUE);
-        if !value.is_empty() && key.len() <= LONGEST_KEY && attributes.len() < MOST_ATTRIBUTES {
-            attributes.entry(key).or_insert_with(|| value.to_owned());
-        }
-    };
-    for (name, value) in event.iter() {
-        let value = match name {
-            // The SDK writes "+00:00"; "Z" is what the specification's examples and most readers have.
-            "time" => event.time().map(|time| rfc3339(*time)).unwrap_or_default(),
-            _ => value.to_string(),
-        };
-        if name == "datacontenttype" {
-            set("content-type".to_owned(), &value);
-        }
-        set(format!("ce-{name}"), &value);
-    }
-    for (key, value) in &to.attributes {
-        set(key.clone(), value);
-    }
-    let data = match event.data() {
-        Some(Data::Json(value)) => value.to_string().into_bytes(),
-        Some(Data::String(text)) => text.clone().into_bytes(),
-        Some(Data::Binary(bytes)) => bytes.clone(),
-        None => Vec::new(),
-    };
-    Message { data, attributes, ordering_key: to.run_id.to_string() }
 }
 
 /// Whether an attribute of the request message goes back to its sender: not one of ours, not one of Google's.
@@ -212,39 +237,25 @@ pub fn is_senders_own(key: &str) -> bool {
     !key.is_empty() && !key.starts_with("ce-") && !key.starts_with("goog") && key != "content-type"
 }
 
-fn correlation_data(to: &Correlation) -> Map<String, Value> {
-    let mut data = Map::new();
-    data.insert("run_id".to_owned(), json!(to.run_id));
-    insert(&mut data, "job_name", to.job_name.as_deref().map(|name| cut(name, LONGEST_TEXT)));
-    insert(&mut data, "request_id", to.request_id.as_deref().map(|id| cut(id, LONGEST_TEXT)));
-    data.insert("message_id".to_owned(), json!(cut(&to.message_id, LONGEST_TEXT)));
-    data
-}
-
-fn insert<T: serde::Serialize>(data: &mut Map<String, Value>, name: &str, value: Option<T>) {
-    if let Some(value) = value {
-        data.insert(name.to_owned(), json!(value));
+fn correlation_data(to: &Correlation) -> Data<'_> {
+    Data {
+        run_id: to.run_id,
+        job_name: to.job_name.as_deref().map(|name| cut(name, LONGEST_TEXT)),
+        request_id: to.request_id.as_deref().map(|id| cut(id, LONGEST_TEXT)),
+        message_id: cut(&to.message_id, LONGEST_TEXT),
+        ..Data::default()
     }
 }
 
-fn insert_violations(data: &mut Map<String, Value>, name: &str, violations: &[Violation]) {
-    if violations.is_empty() {
-        return;
-    }
+/// The first of them, and how many there are if that is not all.
+fn shown(violations: &[Violation]) -> (&[Violation], Option<usize>) {
     let first = &violations[..violations.len().min(SHOWN_VIOLATIONS)];
-    data.insert(name.to_owned(), json!(first));
-    if first.len() < violations.len() {
-        data.insert(format!("{}_count", name.trim_end_matches('s')), json!(violations.len()));
-    }
+    (first, (first.len() < violations.len()).then_some(violations.len()))
 }
 
 /// At most `length` bytes of a text, whole characters only.
 pub fn cut(text: &str, length: usize) -> &str {
     &text[..text.floor_char_boundary(length)]
-}
-
-fn rfc3339(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
 impl Record {

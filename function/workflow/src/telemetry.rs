@@ -1,20 +1,21 @@
 //! Logs: one JSON object a line where Cloud Logging reads them, readable text elsewhere.
 
 use std::{
-    borrow::Cow,
-    collections::BTreeMap,
+    fmt,
     io::{self, IsTerminal, Write},
 };
 
-use serde::ser::{SerializeMap, Serializer as _};
-use serde_json::value::RawValue;
+use functions_framework::TraceContext;
+use serde::{
+    Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Value, value::RawValue};
 use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Google's client library logs every failed call as an error of its own; we log what comes of it, once.
 const QUIET: &str = "gcloud_sdk=off,google_cloud_auth=warn,hyper=warn,h2=warn,tower=warn";
-/// What a run's lines are found by in the log's explorer.
-const LABELS: [&str; 2] = ["run_id", "job_name"];
-const REPORTED_ERROR: &str = "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent";
+const REPORTED_ERROR: &str = "\"type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent\"";
 
 /// Sends all logs to standard output, as JSON for Cloud Logging (`structured`) or as text. `filter` is a level, `info` by
 /// default, and levels of modules, as `info,inline_workflow::channel=debug`.
@@ -32,6 +33,26 @@ pub fn init(structured: bool, filter: Option<&str>) -> Result<(), String> {
             .try_init(),
     };
     result.map_err(|error| error.to_string())
+}
+
+tokio::task_local! {
+    /// What the lines about the event say of it, as members of their JSON.
+    static EVENT: String;
+}
+
+/// Handles an event. Meanwhile each line for Cloud Logging says which one, and where it stands in its caller's trace: not
+/// as a span, which the formatter would write, read and write again for every line.
+pub async fn about<F: Future>(event_id: &str, project: &str, trace: Option<&TraceContext>, handling: F) -> F::Output {
+    let mut members = Members::default();
+    members.write("event_id", &Value::from(event_id).to_string());
+    if let Some(trace) = trace {
+        let name = format!("projects/{project}/traces/{}", trace.trace_id);
+        members.write("logging.googleapis.com/trace", &Value::from(name).to_string());
+        if let Some(span_id) = &trace.span_id {
+            members.write("logging.googleapis.com/spanId", &Value::from(span_id.as_str()).to_string());
+        }
+    }
+    EVENT.scope(members.0, handling).await
 }
 
 /// Writes each line to standard output, with the keys that the formatter cannot write: it camel-cases every key, and
@@ -67,84 +88,107 @@ impl Drop for Line {
     }
 }
 
-/// The members of an object, each with the text of its value.
-type Members<'a> = BTreeMap<&'a str, &'a RawValue>;
-
 /// The line with Cloud Logging's and Error Reporting's special fields. Values pass through as they are written.
 /// Sources: https://cloud.google.com/logging/docs/structured-logging#special-payload-fields and
 /// https://cloud.google.com/error-reporting/docs/formatting-error-messages#log-text
 fn cloud_logging(line: &[u8]) -> Vec<u8> {
+    let mut members = Members(String::with_capacity(2 * line.len()));
     // What is no object of this form is better written as it is than not at all.
-    rewritten(line).unwrap_or_else(|_| line.to_vec())
+    if serde_json::Deserializer::from_slice(line).deserialize_map(&mut members).is_err() {
+        return line.to_vec();
+    }
+    let _ = EVENT.try_with(|event| members.append(event));
+    format!("{{{}}}\n", members.0).into_bytes()
 }
 
-fn rewritten(line: &[u8]) -> serde_json::Result<Vec<u8>> {
-    let mut entry: Members = serde_json::from_slice(line)?;
-    entry.remove("spans");
-    let span = entry.remove("span").map(|span| serde_json::from_str::<Members>(span.get())).transpose()?;
-    let is_error = entry.get("severity").is_some_and(|severity| severity.get() == "\"ERROR\"");
-    let mut text = Vec::with_capacity(line.len());
-    let mut serializer = serde_json::Serializer::new(&mut text);
-    let mut line = serializer.serialize_map(None)?;
-    let mut labels = BTreeMap::new();
-    for (key, value) in entry {
-        let key = snake_case(key);
-        line.serialize_entry(&key, value)?;
-        if LABELS.contains(&&*key) && value.get().starts_with('"') {
-            labels.insert(key, value);
+/// Members of a JSON object, while they are written.
+#[derive(Default)]
+struct Members(String);
+
+impl Members {
+    /// A key needs no escapes: it is a name in the code, or one of Cloud Logging's.
+    fn write(&mut self, key: &str, value: &str) {
+        self.append("\"");
+        push_snake_case(key, &mut self.0);
+        self.0.push_str("\":");
+        self.0.push_str(value);
+    }
+
+    fn append(&mut self, members: &str) {
+        if !self.0.is_empty() {
+            self.0.push(',');
         }
+        self.0.push_str(members);
     }
-    let special =
-        [("trace", "logging.googleapis.com/trace"), ("span_id", "logging.googleapis.com/spanId"), ("id", "event_id")];
-    for (name, key) in special {
-        if let Some(value) = span.as_ref().and_then(|span| span.get(name)) {
-            line.serialize_entry(key, value)?;
+}
+
+impl<'a> Visitor<'a> for &mut Members {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a line of the log")
+    }
+
+    fn visit_map<M: MapAccess<'a>>(self, mut line: M) -> Result<(), M::Error> {
+        let mut labels = Members::default();
+        while let Some((key, value)) = line.next_entry::<&str, &RawValue>()? {
+            let value = value.get();
+            self.write(key, value);
+            match key {
+                "severity" if value == "\"ERROR\"" => self.write("@type", REPORTED_ERROR),
+                "runId" | "jobName" if value.starts_with('"') => labels.write(key, value),
+                _ => {}
+            }
         }
+        if !labels.0.is_empty() {
+            self.write("logging.googleapis.com/labels", &format!("{{{}}}", labels.0));
+        }
+        Ok(())
     }
-    if !labels.is_empty() {
-        line.serialize_entry("logging.googleapis.com/labels", &labels)?;
-    }
-    if is_error {
-        line.serialize_entry("@type", REPORTED_ERROR)?;
-    }
-    SerializeMap::end(line)?;
-    text.push(b'\n');
-    Ok(text)
 }
 
 /// The name of a field as it stands in the code. Cloud Logging's own keys are left alone.
-fn snake_case(key: &str) -> Cow<'_, str> {
-    if key.contains('/') || !key.contains(|c: char| c.is_ascii_uppercase()) {
-        return Cow::Borrowed(key);
+fn push_snake_case(key: &str, text: &mut String) {
+    let mut rest = key;
+    while let Some(place) = rest.find(|c: char| c.is_ascii_uppercase()).filter(|_| !key.contains('/')) {
+        let (before, capital) = rest.split_at(place);
+        text.push_str(before);
+        text.push('_');
+        text.push_str(&capital[..1].to_ascii_lowercase());
+        rest = &capital[1..];
     }
-    let mut snake = String::with_capacity(key.len() + 4);
-    for c in key.chars() {
-        if c.is_ascii_uppercase() {
-            snake.push('_');
-        }
-        snake.push(c.to_ascii_lowercase());
-    }
-    Cow::Owned(snake)
+    text.push_str(rest);
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
-    #[test]
-    fn a_line_gets_cloud_loggings_own_keys() {
-        let line = br#"{"severity":"ERROR","message":"m","runId":"r1","oldestS":7,"logging.googleapis.com/sourceLocation":{},"span":{"name":"event","trace":"projects/p/traces/t","id":"7"},"spans":[]}"#;
-        let text = cloud_logging(line);
+    #[tokio::test]
+    async fn a_line_gets_cloud_loggings_own_keys() {
+        let line = br#"{"severity":"ERROR","message":"m \"q\"","runId":"r1","oldestS":7,"logging.googleapis.com/sourceLocation":{}}"#;
+        let trace = TraceContext { trace_id: "t".to_owned(), span_id: Some("s".to_owned()), sampled: true };
+        let text = about("7\"", "p", Some(&trace), async { cloud_logging(line) }).await;
+        assert!(text.ends_with(b"}\n"));
         let entry: Value = serde_json::from_slice(&text).unwrap();
-        assert_eq!(entry["logging.googleapis.com/trace"], "projects/p/traces/t");
-        assert_eq!(entry["logging.googleapis.com/labels"]["run_id"], "r1");
-        assert_eq!((&entry["run_id"], &entry["oldest_s"]), (&Value::from("r1"), &Value::from(7)));
-        assert!(entry["logging.googleapis.com/sourceLocation"].is_object());
-        assert_eq!(entry["event_id"], "7");
-        assert_eq!(entry["@type"], REPORTED_ERROR);
-        assert!(entry.get("span").is_none());
+        let expected = serde_json::json!({
+            "severity": "ERROR",
+            "message": "m \"q\"",
+            "run_id": "r1",
+            "oldest_s": 7,
+            "logging.googleapis.com/sourceLocation": {},
+            "logging.googleapis.com/labels": { "run_id": "r1" },
+            "logging.googleapis.com/trace": "projects/p/traces/t",
+            "logging.googleapis.com/spanId": "s",
+            "event_id": "7\"",
+            "@type": "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent",
+        });
+        assert_eq!(entry, expected);
+    }
+
+    #[test]
+    fn outside_of_an_event_a_line_says_nothing_of_one() {
+        assert_eq!(cloud_logging(br#"{"severity":"INFO","n":1}"#), b"{\"severity\":\"INFO\",\"n\":1}\n");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What an event asks for: a request, a tick, or a look at a workflow that began or ended.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use base64::{
     Engine as _,
@@ -112,18 +112,19 @@ fn data(message: &Value) -> Result<Vec<u8>, Unreadable> {
     }
 }
 
-fn json(event: &Event) -> Option<Value> {
+fn json(event: &Event) -> Option<Cow<'_, Value>> {
     match event.data()? {
         // A structured event may carry its data as text.
         Data::Json(Value::String(text)) | Data::String(text) => parse(text.as_bytes()),
-        Data::Json(value) => Some(value.clone()),
+        Data::Json(value) => Some(Cow::Borrowed(value)),
         Data::Binary(bytes) => parse(bytes),
     }
 }
 
 /// JSON, with or without a byte order mark.
-fn parse(text: &[u8]) -> Option<Value> {
-    serde_json::from_slice(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)).ok()
+fn parse(text: &[u8]) -> Option<Cow<'static, Value>> {
+    let value = serde_json::from_slice(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text));
+    value.ok().map(Cow::Owned)
 }
 
 fn operation_name(event: &Event) -> Option<String> {
