@@ -69,7 +69,8 @@ async fn handle_request(
     limit: Instant,
 ) -> Result<(), Error> {
     let began = Instant::now();
-    let result = timeout_at(limit, accept(cx, message, traceparent))
+    // On the heap: it is large, and whatever is around it is moved before it is polled.
+    let result = timeout_at(limit, Box::pin(accept(cx, message, traceparent)))
         .await
         // Cut off anywhere: if the record stands, the next delivery finds it.
         .unwrap_or(Err(Error::OutOfTime));

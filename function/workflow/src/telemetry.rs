@@ -93,12 +93,14 @@ impl Drop for Line {
 /// https://cloud.google.com/error-reporting/docs/formatting-error-messages#log-text
 fn cloud_logging(line: &[u8]) -> Vec<u8> {
     let mut members = Members(String::with_capacity(2 * line.len()));
+    members.0.push('{');
     // What is no object of this form is better written as it is than not at all.
     if serde_json::Deserializer::from_slice(line).deserialize_map(&mut members).is_err() {
         return line.to_vec();
     }
     let _ = EVENT.try_with(|event| members.append(event));
-    format!("{{{}}}\n", members.0).into_bytes()
+    members.0.push_str("}\n");
+    members.0.into_bytes()
 }
 
 /// Members of a JSON object, while they are written.
@@ -115,7 +117,7 @@ impl Members {
     }
 
     fn append(&mut self, members: &str) {
-        if !self.0.is_empty() {
+        if !self.0.is_empty() && !self.0.ends_with('{') {
             self.0.push(',');
         }
         self.0.push_str(members);
@@ -130,7 +132,7 @@ impl<'a> Visitor<'a> for &mut Members {
     }
 
     fn visit_map<M: MapAccess<'a>>(self, mut line: M) -> Result<(), M::Error> {
-        let mut labels = Members::default();
+        let mut labels = Members("{".to_owned());
         while let Some((key, value)) = line.next_entry::<&str, &RawValue>()? {
             let value = value.get();
             self.write(key, value);
@@ -140,8 +142,9 @@ impl<'a> Visitor<'a> for &mut Members {
                 _ => {}
             }
         }
-        if !labels.0.is_empty() {
-            self.write("logging.googleapis.com/labels", &format!("{{{}}}", labels.0));
+        if labels.0.len() > 1 {
+            labels.0.push('}');
+            self.write("logging.googleapis.com/labels", &labels.0);
         }
         Ok(())
     }
