@@ -7,15 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use serde_json::{Value, json};
+use inline_workflow_bench::inputs::{self, PROJECT, envelope};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     runtime,
 };
-
-use crate::PROJECT;
 
 /// A message's number is written over this, in the head and in the body.
 const NUMBER: &str = "0000000000";
@@ -30,11 +27,7 @@ pub struct Delivery {
 
 impl Delivery {
     fn new(topic: &str, data: &[u8]) -> Delivery {
-        let body = json!({
-            "message": { "data": BASE64.encode(data), "messageId": NUMBER, "publishTime": NOW },
-            "subscription": format!("projects/{PROJECT}/subscriptions/requests"),
-        });
-        let body = body.to_string();
+        let body = envelope(data, NUMBER, NOW);
         let head = format!(
             "POST / HTTP/1.1\r\nhost: localhost\r\nce-id: {NUMBER}\r\nce-source: //pubsub.googleapis.com/{topic}\r\n\
              ce-specversion: 1.0\r\nce-type: google.cloud.pubsub.topic.v1.messagePublished\r\nce-time: {NOW}\r\n\
@@ -50,16 +43,7 @@ impl Delivery {
 
     /// A request for a workflow of so many jobs, with so much text in one of them.
     pub fn request(jobs: usize, padding: usize) -> Delivery {
-        let step = |number: usize| {
-            json!({ "step_id": format!("step-{number}"), "pyspark_job": {
-                "main_python_file_uri": "gs://staging/ok.py", "args": ["--day", "2026-03-01"],
-            } })
-        };
-        let mut jobs: Vec<Value> = (0..jobs).map(step).collect();
-        if padding > 0 {
-            jobs[0]["pyspark_job"]["args"] = json!(["x".repeat(padding)]);
-        }
-        let request = json!({ "job_name": "word-count", "jobs": jobs }).to_string();
+        let request = inputs::request(jobs, padding);
         Delivery::new(&format!("projects/{PROJECT}/topics/requests"), request.as_bytes())
     }
 

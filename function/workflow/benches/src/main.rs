@@ -16,7 +16,6 @@ use std::{env, path::PathBuf};
 
 use server::Program;
 
-const PROJECT: &str = "test-project";
 const BUCKET: &str = "staging";
 const CONFIG: &str = "config/cluster-config.json";
 const RESPONSES: &str = "projects/test-project/topics/responses";
@@ -27,13 +26,14 @@ const SERVICES_ROLE: &str = "services";
 type Section = fn(&[Program]);
 
 /// In the order in which they are measured.
-const SECTIONS: [(&str, Section); 6] = [
+const SECTIONS: [(&str, Section); 7] = [
     ("size", tables::size),
     ("start", tables::start),
     ("event", tables::event),
     ("config", tables::config),
     ("sweep", tables::sweep),
     ("memory", tables::memory),
+    ("micro", tables::micro),
 ];
 
 fn main() {

@@ -10,8 +10,9 @@ use std::{
 };
 
 use inline_workflow::environment::*;
+use inline_workflow_bench::inputs::PROJECT;
 
-use crate::{BUCKET, PROJECT, RESPONSES, TICKS, process, services::Services};
+use crate::{BUCKET, RESPONSES, TICKS, process, services::Services};
 
 const LONGEST_START: Duration = Duration::from_secs(60);
 

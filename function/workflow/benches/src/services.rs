@@ -11,16 +11,15 @@ use std::{
     time::Duration,
 };
 
+use inline_workflow_bench::inputs;
 use inline_workflow_emulator::{DataprocOptions, Emulator, Fault, Options, Timing, What, When};
 use prost::Message;
-use serde_json::json;
 use tokio::runtime;
 
 use crate::{BUCKET, CONFIG, RESPONSES, SERVICES_ROLE};
 
 /// What each stage of a workflow takes, of time that `pass` moves.
 pub const STAGE: Duration = Duration::from_secs(3600);
-const ENTRIES: usize = 5_000;
 
 /// The services, as the one who measures sees them.
 pub struct Services {
@@ -109,8 +108,8 @@ impl Drop for Services {
 /// The process itself.
 pub fn run(config: &str, keep: usize) {
     let config = match config {
-        "large" => large_config(),
-        _ => json!({ "default_cluster_config": cluster() }).to_string(),
+        "large" => inputs::large_config(),
+        _ => inputs::small_config(),
     };
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
@@ -173,26 +172,4 @@ fn obey(emulator: &Emulator, config: &str, line: &str) {
         }
         other => panic!("the services know no {other}"),
     }
-}
-
-fn cluster() -> serde_json::Value {
-    json!({ "cluster_name": "default", "config": {
-        "gce_cluster_config": { "zone_uri": "us-central1-a" },
-        "master_config": { "num_instances": 1, "machine_type_uri": "n1-standard-4" },
-        "worker_config": { "num_instances": 2, "machine_type_uri": "n1-standard-4" },
-        "software_config": { "image_version": "2.2-debian12" },
-    } })
-}
-
-/// About 1 MB.
-fn large_config() -> String {
-    let mut entries: serde_json::Map<_, _> = (0..ENTRIES)
-        .map(|number| {
-            let mut entry = cluster();
-            entry["cluster_name"] = json!(format!("c{number}"));
-            (format!("team-{number:04}"), entry)
-        })
-        .collect();
-    entries.insert("default_cluster_config".to_owned(), cluster());
-    serde_json::Value::Object(entries).to_string()
 }

@@ -1,7 +1,9 @@
 //! The tables, one function each.
 
 use std::{
-    fs, process as os, thread,
+    fs,
+    path::Path,
+    process as os, thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -285,4 +287,12 @@ pub fn memory(programs: &[Program]) {
         let (after, peak) = process::memory(server.pid());
         println!("  {:<10} {:>8} {:>8} {peak:>9.1} {after:>9.1}", program.name, outcome.acked, outcome.refused);
     }
+}
+
+/// What the function computes for an event, part by part (bin/micro.rs).
+pub fn micro(programs: &[Program]) {
+    println!("what an event's parts cost by themselves, for requests of 2 and of 100 jobs");
+    let program = Path::new(programs[0].binary()).with_file_name("micro");
+    let status = os::Command::new(&program).status();
+    assert!(status.is_ok_and(|status| status.success()), "{} fails", program.display());
 }

@@ -26,10 +26,12 @@ struct Schema {
     behaviours: HashMap<String, Vec<(FieldDescriptor, Behaviour)>>,
 }
 
+/// The set of descriptors that is compiled in.
+pub const DESCRIPTOR: &[u8] = include_bytes!("../../data/dataproc_v1.binpb");
+
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
-    let bytes = include_bytes!("../../data/dataproc_v1.binpb").as_slice();
-    // Compiled in, and read by every test that decodes anything.
-    let pool = DescriptorPool::decode(bytes).expect("the compiled-in descriptor is one");
+    // Read by every test that decodes anything.
+    let pool = DescriptorPool::decode(DESCRIPTOR).expect("the compiled-in descriptor is one");
     let behaviours = behaviours(&pool);
     Schema { pool, behaviours }
 });

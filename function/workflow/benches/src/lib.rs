@@ -1,0 +1,3 @@
+//! What the programs of this crate have in common.
+
+pub mod inputs;
