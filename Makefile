@@ -96,10 +96,10 @@ lint: ## formatting, clippy with warnings denied, dependencies (if cargo-deny is
 fmt: ## format all code
 	$(CARGO) fmt --all
 
-descriptor: ## make function/workflow/data/dataproc_v1.binpb anew from Google's Python client (needs python3 and PyPI)
+descriptor: ## make function/workflow/data/*.binpb anew from Google's Python client (needs python3 and PyPI)
 	python3 -m venv target/descriptor
 	target/descriptor/bin/pip install --quiet google-cloud-dataproc==5.32.0
-	target/descriptor/bin/python function/workflow/data/make_descriptor.py function/workflow/data/dataproc_v1.binpb
+	target/descriptor/bin/python function/workflow/data/make_descriptor.py function/workflow/data
 
 image: image-$(BUILDER) ## the container image: with Docker, or built and pushed by Cloud Build [IMAGE=REGION-docker.pkg.dev/PROJECT/REPOSITORY/function:TAG BUILDER=docker|cloud]
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use futures::join;
 use tokio::time::Instant;
 
 use crate::{
@@ -68,7 +69,7 @@ impl Reaches {
 }
 
 impl Context {
-    /// Connects nothing yet: every connection is made by the first call over it.
+    /// Connects nothing yet: see [`connect`](Context::connect).
     pub fn new(environment: Environment, reaches: Reaches, clock: Clock, random: fastrand::Rng) -> Context {
         let now = Instant::now();
         Context {
@@ -86,6 +87,13 @@ impl Context {
             deadline: now,
             random: Arc::new(Mutex::new(random)),
         }
+    }
+
+    /// Makes the connections, with their token, that would otherwise be made by the first calls over them. What goes wrong
+    /// is those calls' business.
+    pub async fn connect(self) {
+        let cx = self.for_event();
+        join!(cx.storage.connect(), cx.dataproc.connect(), cx.responses.connect());
     }
 
     /// The means for an event that begins now.

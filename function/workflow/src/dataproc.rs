@@ -58,6 +58,11 @@ impl Dataproc {
         Dataproc { began: Instant::now(), until, ..self }
     }
 
+    /// Connects, if that is not done.
+    pub async fn connect(&self) {
+        self.service.connect(self.until).await;
+    }
+
     /// Connects, or makes sure that the connection is alive, so that a submission need not do it.
     pub async fn wake(&self) {
         self.service.wake(self.began, self.until).await;

@@ -129,6 +129,12 @@ impl Service {
         }
     }
 
+    /// Connects, if that is not done.
+    pub async fn connect(&self, until: Instant) {
+        // What goes wrong is the next call's business.
+        let _ = self.channel(until).await;
+    }
+
     /// Connects, or makes sure that the connection is alive: best side by side with other calls, ahead of one that must
     /// not be repeated. What goes wrong is that call's business.
     pub async fn wake(&self, since: Instant, until: Instant) {

@@ -1,6 +1,6 @@
 //! The function's process: environment, telemetry, clients, serve; nothing else.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, thread};
 
 use functions_framework::{serve, shutdown_signal};
 use inline_workflow::{
@@ -8,7 +8,7 @@ use inline_workflow::{
     context::{Context, Reaches},
     environment::Environment,
     handle::handle,
-    telemetry,
+    telemetry, template,
 };
 use tokio::net::TcpListener;
 use tracing::{error, info};
@@ -49,6 +49,9 @@ async fn run(environment: Environment) -> std::io::Result<()> {
     info!(address = %listener.local_addr()?, "listening");
     let reaches = Reaches::from_environment(&environment);
     let cx = Context::new(environment, reaches, Clock::System, fastrand::Rng::new());
+    // The port answers meanwhile.
+    thread::spawn(template::pool);
+    tokio::spawn(cx.clone().connect());
     serve(listener, move |event| handle(cx.clone(), event), shutdown).await
 }
 

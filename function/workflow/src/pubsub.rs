@@ -44,6 +44,11 @@ impl Topic {
         Topic { until, ..self }
     }
 
+    /// Connects, if that is not done.
+    pub async fn connect(&self) {
+        self.service.connect(self.until).await;
+    }
+
     /// Publishes one message. When this returns `Ok` the service has it.
     pub async fn publish(&self, message: &Message) -> Result<(), CallError> {
         self.service

@@ -90,6 +90,11 @@ impl Storage {
         Storage { until, ..self }
     }
 
+    /// Connects, if that is not done.
+    pub async fn connect(&self) {
+        self.service.connect(self.until).await;
+    }
+
     /// Reads an object, unless it still has the generation `known`.
     pub async fn read(&self, object: &str, known: Option<i64>) -> Result<Read, CallError> {
         let answer = self

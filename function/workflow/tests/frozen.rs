@@ -257,6 +257,21 @@ impl Proxy {
 }
 
 #[tokio::test]
+async fn the_binary_connects_before_the_first_event() {
+    let emulator = binary::emulator();
+    let services = emulator.start().await.unwrap();
+    let proxy = Proxy::default();
+    let _function = binary::Function::start(&binary::variables(proxy.start(services).await)).await;
+    let connections = || proxy.forwarding.lock().expect("no panic holds it").len();
+    let connected = async {
+        while connections() < 3 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(seconds(10), connected).await.expect("storage, Dataproc and Pub/Sub");
+}
+
+#[tokio::test]
 async fn the_binary_submits_over_tcp_connections_that_swallow_everything() {
     let emulator = binary::emulator();
     let services = emulator.start().await.unwrap();

@@ -2,14 +2,15 @@
 
 use std::{fs, process::Command, time::Duration};
 
-/// CPU time, user and system, of a process and everything below it. Of threads and processes that have ended nothing is
-/// known any more; a server that keeps its threads is measured to the nanosecond.
+use nix::{time::clock_getcpuclockid, unistd::Pid};
+
+/// CPU time, user and system, of a process and everything below it; of children that have ended nothing is known any more.
 pub fn cpu(pid: u32) -> Duration {
-    let nanoseconds = tree(pid).into_iter().flat_map(tasks).map(|task| {
-        let text = fs::read_to_string(format!("{task}/schedstat")).unwrap_or_default();
-        text.split(' ').next().and_then(|first| first.parse::<u64>().ok()).unwrap_or(0)
+    let spent = tree(pid).into_iter().filter_map(|pid| {
+        let clock = clock_getcpuclockid(Pid::from_raw(pid.try_into().ok()?)).ok()?;
+        clock.now().ok().map(Duration::from)
     });
-    Duration::from_nanos(nanoseconds.sum())
+    spent.sum()
 }
 
 /// Megabytes of memory in use, and the most there ever was since `forget_peak`.

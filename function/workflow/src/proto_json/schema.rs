@@ -1,6 +1,6 @@
 //! Dataproc's messages as data: the descriptor that drives decoding, and what the service asks of each field.
 //!
-//! `data/dataproc_v1.binpb` is made by `data/make_descriptor.py` (`make descriptor`). It is newer than gcloud-sdk's
+//! `data/template.binpb` is made by `data/make_descriptor.py` (`make descriptor`). It is newer than gcloud-sdk's
 //! generated types, which would drop the fields that they do not know.
 
 use std::collections::HashMap;
@@ -27,7 +27,7 @@ struct Schema {
 }
 
 /// The set of descriptors that is compiled in.
-pub const DESCRIPTOR: &[u8] = include_bytes!("../../data/dataproc_v1.binpb");
+pub const DESCRIPTOR: &[u8] = include_bytes!("../../data/template.binpb");
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
     // Read by every test that decodes anything.

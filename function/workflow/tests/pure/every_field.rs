@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use inline_workflow::{proto_json, template};
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value};
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value};
 use serde_json::{Value as Json, json};
 
 use super::{OBJECT, options, render};
@@ -50,6 +51,21 @@ fn every_field_is_on_the_wire() {
         let descriptor = proto_json::pool().get_enum_by_name(&format!("google.cloud.dataproc.v1.{name}")).unwrap();
         assert!(descriptor.get_value_by_name(value).is_some(), "{name} has no {value}");
     }
+}
+
+#[test]
+fn the_descriptor_is_a_part_of_the_whole_one() {
+    let whole = DescriptorPool::decode(include_bytes!("../../data/dataproc_v1.binpb").as_slice()).unwrap();
+    let mut fields = 0;
+    for message in proto_json::pool().all_messages().filter(|message| message.fields().len() > 0) {
+        let same = whole.get_message_by_name(message.full_name()).unwrap();
+        assert_eq!(message.descriptor_proto().field, same.descriptor_proto().field, "{}", message.full_name());
+        for (field, same) in message.fields().zip(same.fields()) {
+            assert_eq!(field.options().encode_to_vec(), same.options().encode_to_vec(), "{}", field.full_name());
+            fields += 1;
+        }
+    }
+    assert!(fields > 300, "{fields} fields");
 }
 
 /// A document with every field of a message; of those that exclude each other, the one of number `choice`.
