@@ -18,22 +18,13 @@ const EX_USAGE: u8 = 64;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned());
-    let filter: Targets = match directives.parse() {
-        Ok(filter) => filter,
-        Err(error) => {
-            eprintln!("emulator: RUST_LOG: {directives:?} is not a filter: {error}");
-            return ExitCode::from(EX_USAGE);
-        }
-    };
-    tracing_subscriber::registry().with(filter).with(layer().with_writer(std::io::stderr)).init();
     let outcome = match arguments::parse(std::env::args().skip(1)) {
         Ok(Command::Help) => {
             println!("{USAGE}\nFAULT: {FAULT_SYNTAX}");
             return ExitCode::SUCCESS;
         }
         Ok(Command::Serve(serve)) => self::serve(serve).await.map(|()| true),
-        Ok(Command::Run(run)) => demo::run(run).await,
+        Ok(Command::Run(run)) => self::run(run).await,
         Err(error) => {
             eprintln!("emulator: {error} (emulator --help tells more)");
             return ExitCode::from(EX_USAGE);
@@ -49,7 +40,22 @@ async fn main() -> ExitCode {
     }
 }
 
+/// As `RUST_LOG` says.
+fn start_log() -> Result<(), String> {
+    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned());
+    let filter = directives.parse::<Targets>();
+    let filter = filter.map_err(|error| format!("RUST_LOG: {directives:?} is not a filter: {error}"))?;
+    tracing_subscriber::registry().with(filter).with(layer().with_writer(std::io::stderr)).init();
+    Ok(())
+}
+
+async fn run(run: arguments::Run) -> Result<bool, String> {
+    start_log()?;
+    demo::run(run).await
+}
+
 async fn serve(serve: Serve) -> Result<(), String> {
+    start_log()?;
     let emulator = Emulator::new(Options {
         push_form: serve.push_form,
         one_write_a_second: serve.one_write_a_second,

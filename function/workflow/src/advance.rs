@@ -20,7 +20,7 @@ use crate::{
     records::{self, Found, Loaded, marker_object},
     run::{Next, Sighting},
     storage::Written,
-    template::{self, FIRST_ATTEMPT, InstantiateRequest},
+    template::{self, InstantiateRequest},
 };
 
 /// A run needs a few steps at most: lease, look, submit; or announce, follow, finish. More means that others keep
@@ -178,11 +178,11 @@ async fn submit(cx: &Context, writer: &str, run: &mut Loaded) -> Result<Step, Ca
 }
 
 fn request(cx: &Context, record: &Record) -> Result<InstantiateRequest, prost::DecodeError> {
+    let (template, base, leave_zone) = (&record.template, record.cluster_base_name.as_str(), record.leave_zone);
     let (run_id, attempt) = (record.run_id(), record.attempt);
-    let template = match (attempt, record.leave_zone) {
-        // As it was rendered.
-        (FIRST_ATTEMPT, false) => record.template.clone(),
-        (_, leave) => template::for_attempt(&record.template, &record.cluster_base_name, run_id, attempt, leave)?,
+    let template = match !leave_zone && template::is_ready(template, base, run_id, attempt) {
+        true => template.clone(),
+        false => template::for_attempt(template, base, run_id, attempt, leave_zone)?,
     };
     Ok(template::instantiate_request(&cx.environment.project, &cx.environment.region, template, run_id, attempt))
 }

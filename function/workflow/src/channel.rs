@@ -154,13 +154,13 @@ impl Channel {
         std::future::poll_fn(|cx| self.requests.poll_ready(cx)).await.is_ok()
     }
 
-    /// Waits until the other side has answered a ping, unless that has become needless while others had theirs answered. An
-    /// error if the connection has ended.
-    pub async fn ping_unless(&self, needless: impl Fn() -> bool) -> Result<(), h2::Error> {
+    /// Waits until the other side has answered a ping, unless that has become needless while others had theirs answered;
+    /// says whether it was sent. An error if the connection has ended.
+    pub async fn ping_unless(&self, needless: impl Fn() -> bool) -> Result<bool, h2::Error> {
         let mut pings = self.pings.lock().await;
         match needless() {
-            true => Ok(()),
-            false => pings.ping(Ping::opaque()).await.map(|_| ()),
+            true => Ok(false),
+            false => pings.ping(Ping::opaque()).await.map(|_| true),
         }
     }
 }
@@ -305,7 +305,7 @@ mod tests {
         let tls = trusting(roots).unwrap();
 
         let channel = over_tls(&tls, format!("localhost:{port}").parse().unwrap()).await.unwrap();
-        channel.ping_unless(|| false).await.unwrap();
+        assert!(channel.ping_unless(|| false).await.unwrap());
         let channel = channel.authorized(Some(HeaderValue::from_static("Bearer t")));
         let response = channel.oneshot(Request::new(RequestBody::empty())).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);

@@ -14,6 +14,7 @@ pub struct ClusterConfig {
     pub object: String,
     /// The object's generation.
     pub generation: i64,
+    /// By their names, repeated ones included.
     entries: Vec<(String, Value)>,
 }
 
@@ -43,7 +44,10 @@ impl Entry<'_> {
 /// The text is not UTF-8, not JSON, or no object.
 pub fn parse(object: &str, generation: i64, bytes: &[u8]) -> Result<ClusterConfig, Violation> {
     match json::parse(bytes) {
-        Ok(Value::Object(entries)) => Ok(ClusterConfig { object: object.into(), generation, entries }),
+        Ok(Value::Object(mut entries)) => {
+            entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+            Ok(ClusterConfig { object: object.into(), generation, entries })
+        }
         Ok(other) => Err(fault(object, "", other.mismatch("an object"))),
         Err(error) => Err(fault(object, "", error.reason())),
     }
@@ -79,7 +83,8 @@ impl ClusterConfig {
     }
 
     fn named<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a (String, Value)> {
-        self.entries.iter().filter(move |(key, _)| key == name)
+        let first = self.entries.partition_point(|(key, _)| key.as_str() < name);
+        self.entries[first..].iter().take_while(move |(key, _)| key == name)
     }
 
     fn fault(&self, path: &str, reason: String) -> Violation {

@@ -89,7 +89,7 @@ struct Connection {
     /// Counts the channels, so that of several calls that failed together only the first renews it.
     number: u64,
     channel: Option<Channel>,
-    /// When the channel was made or last answered.
+    /// When the channel began to be made, or last answered.
     alive: Instant,
 }
 
@@ -146,7 +146,8 @@ impl Service {
         // Whoever waits for another's ping has its answer, too.
         let answer = timeout(PING_TIMEOUT, channel.ping_unless(is_alive));
         match answer.await {
-            Ok(Ok(())) => self.answered(number),
+            Ok(Ok(true)) => self.answered(number),
+            Ok(Ok(false)) => {}
             _ => self.renew(number),
         }
     }
@@ -182,10 +183,12 @@ impl Service {
             }
             let _turn = self.connecting.lock().await;
             if self.standing().is_none() {
+                // Before the connection is made: in between, the CPU may be taken away for any time.
+                let alive = Instant::now();
                 // On the heap: it is seldom awaited, and large.
                 let channel = Box::pin(channel::connect(&self.reach)).await?;
                 let mut connection = self.lock();
-                connection.alive = Instant::now();
+                connection.alive = alive;
                 connection.channel = Some(channel);
             }
         }

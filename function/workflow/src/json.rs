@@ -195,6 +195,7 @@ fn write_string(text: &str, out: &mut String) {
     out.push_str(rest);
     out.push('"');
 }
+
 /// The longest key that a path shows; a longer one is cut, so that paths stay readable and small.
 const MAX_PATH_KEY: usize = 256;
 

@@ -47,7 +47,7 @@
 //!
 //! 1. Pure modules never await and never read the environment, the clock or randomness: time, ids and jitter come in as
 //!    arguments.
-//! 2. A template is made by descriptor alone and sent as that message, because the generated types lack newer fields and
+//! 2. A template is made by descriptor alone and sent as its bytes, because the generated types lack newer fields and
 //!    would drop them. Its parts (entry, each job, labels, ...) are decoded each against its own message and then merged as
 //!    messages, so that each fault keeps its path in its author's document. Fields are named only in `rules`,
 //!    `code_prefixes` and `template`; Dataproc's generated types only in `outcome`, `dataproc`, and for jobs in `advance`.
@@ -55,7 +55,8 @@
 //! 4. HTTP status codes appear only in functions-framework. A handler answers `Result<(), Error>`: what another delivery can
 //!    mend (no record and no answer yet, for want of storage or of the response topic; a cancel before its request; time used
 //!    up) is to be delivered again, everything else is acked. Bad input is answered and acked.
-//! 5. Nothing of ours is spawned that outlives its event, but the connections: on Cloud Run the CPU is gone once the
+//! 5. Nothing of ours is spawned that outlives its event, but the connections (which are made, and the descriptor read, while
+//!    the port begins to answer): on Cloud Run the CPU is gone once the
 //!    response is sent.
 //! 6. A terminal state is recorded before it is published, and the marker is deleted only after that.
 

@@ -17,7 +17,7 @@ use prost_reflect::{
 };
 
 use schema::{Behaviour, behaviours_of};
-pub use schema::{DESCRIPTOR, dataproc, field, pool};
+pub use schema::{dataproc, field, pool};
 
 use crate::json;
 use crate::violation::{Faults, excerpt, similar};

@@ -11,6 +11,7 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 use serde_json::{Value, value::RawValue};
+use tracing::{Instrument, debug_span};
 use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Google's client library logs every failed call as an error of its own; we log what comes of it, once.
@@ -23,8 +24,7 @@ const REPORTED_ERROR: &str = "\"type.googleapis.com/google.devtools.clouderrorre
 /// # Errors
 /// A filter that cannot be read.
 pub fn init(structured: bool, filter: Option<&str>) -> Result<(), String> {
-    let directives = format!("{},{QUIET}", filter.unwrap_or("info"));
-    let filter: Targets = directives.parse().map_err(|error| format!("{directives:?} is not a filter: {error}"))?;
+    let filter = targets(filter.unwrap_or("info"))?;
     let registry = tracing_subscriber::registry().with(filter);
     let result = match structured {
         true => registry.with(tracing_stackdriver::layer().with_writer(CloudLogging)).try_init(),
@@ -35,13 +35,19 @@ pub fn init(structured: bool, filter: Option<&str>) -> Result<(), String> {
     result.map_err(|error| error.to_string())
 }
 
+fn targets(filter: &str) -> Result<Targets, String> {
+    // An empty part would be taken for a level, and leave nothing but errors.
+    let parts: Vec<_> = filter.split(',').chain(QUIET.split(',')).filter(|part| !part.is_empty()).collect();
+    parts.join(",").parse().map_err(|error| format!("{filter:?} is not a filter: {error}"))
+}
+
 tokio::task_local! {
     /// What the lines about the event say of it, as members of their JSON.
     static EVENT: String;
 }
 
-/// Handles an event. Meanwhile each line for Cloud Logging says which one, and where it stands in its caller's trace: not
-/// as a span, which the formatter would write, read and write again for every line.
+/// Handles an event. Meanwhile each line for Cloud Logging says which one, and where it stands in its caller's trace. The
+/// formatter would write a span, read it and write it again for every line, so there is one only for who debugs.
 pub async fn about<F: Future>(event_id: &str, project: &str, trace: Option<&TraceContext>, handling: F) -> F::Output {
     let mut members = Members::default();
     members.write("event_id", &Value::from(event_id).to_string());
@@ -52,7 +58,7 @@ pub async fn about<F: Future>(event_id: &str, project: &str, trace: Option<&Trac
             members.write("logging.googleapis.com/spanId", &Value::from(span_id.as_str()).to_string());
         }
     }
-    EVENT.scope(members.0, handling).await
+    EVENT.scope(members.0, handling.instrument(debug_span!("event", id = event_id))).await
 }
 
 /// Writes each line to standard output, with the keys that the formatter cannot write: it camel-cases every key, and
@@ -135,7 +141,10 @@ impl<'a> Visitor<'a> for &mut Members {
         let mut labels = Members("{".to_owned());
         while let Some((key, value)) = line.next_entry::<&str, &RawValue>()? {
             let value = value.get();
-            self.write(key, value);
+            match key {
+                "span" | "spans" => continue,
+                _ => self.write(key, value),
+            }
             match key {
                 "severity" if value == "\"ERROR\"" => self.write("@type", REPORTED_ERROR),
                 "runId" | "jobName" if value.starts_with('"') => labels.write(key, value),
@@ -169,7 +178,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_line_gets_cloud_loggings_own_keys() {
-        let line = br#"{"severity":"ERROR","message":"m \"q\"","runId":"r1","oldestS":7,"logging.googleapis.com/sourceLocation":{}}"#;
+        let line = br#"{"severity":"ERROR","span":{"name":"n"},"spans":[],"message":"m \"q\"","runId":"r1","oldestS":7,"logging.googleapis.com/sourceLocation":{}}"#;
         let trace = TraceContext { trace_id: "t".to_owned(), span_id: Some("s".to_owned()), sampled: true };
         let text = about("7\"", "p", Some(&trace), async { cloud_logging(line) }).await;
         assert!(text.ends_with(b"}\n"));
@@ -187,6 +196,20 @@ mod tests {
             "@type": "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent",
         });
         assert_eq!(entry, expected);
+    }
+
+    #[test]
+    fn a_filter_is_a_level_and_levels_of_modules() {
+        use tracing::Level;
+        let enables = |filter: &str, target: &str, level: Level| targets(filter).unwrap().would_enable(target, &level);
+        assert!(enables("info", "inline_workflow", Level::INFO));
+        assert!(!enables("info", "inline_workflow", Level::DEBUG));
+        assert!(!enables("info", "hyper::proto", Level::INFO));
+        for filter in ["info,", ",info", "info,,inline_workflow::advance=debug"] {
+            assert!(enables(filter, "inline_workflow::sweep", Level::INFO), "{filter}");
+        }
+        assert!(enables("info,inline_workflow::advance=debug", "inline_workflow::advance", Level::DEBUG));
+        assert!(targets("inline_workflow=loud").unwrap_err().starts_with("\"inline_workflow=loud\" is not a filter"));
     }
 
     #[test]

@@ -288,6 +288,12 @@ pub fn instantiate_request(
     InstantiateRequest { parent, template, request_id }
 }
 
+/// Whether a rendered template is ready to be sent for an attempt: its cluster bears that attempt's name.
+pub fn is_ready(template: &[u8], cluster_base_name: &str, run_id: Uuid, attempt: u32) -> bool {
+    let name = cluster_name(cluster_base_name, run_id, attempt);
+    template.windows(name.len()).any(|part| part == name.as_bytes())
+}
+
 /// A rendered template for a later attempt: the cluster's name shows which. `leave_zone` lets Dataproc choose the zone,
 /// after the one that was asked for had no machines.
 ///

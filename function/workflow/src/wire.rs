@@ -6,8 +6,8 @@
 use prost::encoding::{self, WireType};
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, Value};
 
-/// The message's bytes. Fields that its descriptor does not know are left out: a message that
-/// was made by its descriptor has none.
+/// The message's bytes. Fields that its descriptor does not know are left out, and extensions: a
+/// message that was made by its descriptor has none. Nor are there groups, which only proto2 knows.
 pub fn encode(message: &DynamicMessage) -> Vec<u8> {
     let mut out = Vec::new();
     write_message(message, &mut out);

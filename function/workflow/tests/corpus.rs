@@ -212,7 +212,7 @@ fn without_differences_by_design(mut message: DynamicMessage) -> DynamicMessage 
             remove_run_labels(cluster);
         }
     }
-    DynamicMessage::decode(message.descriptor(), template::encode(&message)).unwrap()
+    DynamicMessage::decode(message.descriptor(), message.encode_to_vec().as_slice()).unwrap()
 }
 
 fn remove_run_labels(message: &mut DynamicMessage) {

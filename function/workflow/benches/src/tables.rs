@@ -71,10 +71,16 @@ fn ratio(figure: f64, floor: f64) -> String {
 }
 
 pub fn size(programs: &[Program]) {
-    println!("size of the binaries, MB");
+    println!("size, MB");
     for program in programs.iter().filter(|program| program.name != "peer") {
         let bytes = fs::metadata(program.binary()).map_or(0, |metadata| metadata.len());
         println!("  {:<10} {:>6.2}", program.name, bytes as f64 / 1e6);
+    }
+    // As `.ci/test-image` measured it, on stand-ins of the base images.
+    let image = fs::read_to_string(directory().with_file_name("image").join("size")).unwrap_or_default();
+    match image.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>() {
+        Ok(sizes) if sizes.len() == 2 => println!("  image      {:>6.2}  {:.2} packed", sizes[0] / 1e6, sizes[1] / 1e6),
+        _ => println!("  image      not built here; `make test-image` builds it"),
     }
 }
 

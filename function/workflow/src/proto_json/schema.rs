@@ -26,8 +26,7 @@ struct Schema {
     behaviours: HashMap<String, Vec<(FieldDescriptor, Behaviour)>>,
 }
 
-/// The set of descriptors that is compiled in.
-pub const DESCRIPTOR: &[u8] = include_bytes!("../../data/template.binpb");
+const DESCRIPTOR: &[u8] = include_bytes!("../../data/template.binpb");
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
     // Read by every test that decodes anything.

@@ -215,6 +215,20 @@ fn the_request_of_an_attempt() {
         assert!(request["requestId"].as_str().unwrap().len() <= 40);
     }
     assert!(template::for_attempt(b"\xff", "daily", RUN_ID, 2, false).is_err());
+
+    // One that does not bear the attempt's name is not sent as it is.
+    let ready = template::encode(&rendered.template);
+    assert!(template::is_ready(&ready, "daily", RUN_ID, 1));
+    assert!(!template::is_ready(&ready, "daily", RUN_ID, 2));
+    let mut bare = rendered.template.clone();
+    let placement = bare.get_field_by_name_mut("placement").unwrap().as_message_mut().unwrap();
+    let cluster = placement.get_field_by_name_mut("managed_cluster").unwrap().as_message_mut().unwrap();
+    cluster.set_field_by_name("cluster_name", prost_reflect::Value::String("daily".into()));
+    let bare = template::encode(&bare);
+    assert!(!template::is_ready(&bare, "daily", RUN_ID, 1));
+    let named = template::for_attempt(&bare, "daily", RUN_ID, 1, false).unwrap();
+    assert!(template::is_ready(&named, "daily", RUN_ID, 1));
+    assert_eq!(sent(&template::instantiate_request("p", "r1", named, RUN_ID, 1)), first);
 }
 
 #[test]

@@ -189,5 +189,5 @@ fn e1_configuration_of_5000_entries(bencher: Bencher) {
 
 #[divan::bench]
 fn e2_descriptor_once_in_a_process() -> DescriptorPool {
-    DescriptorPool::decode(proto_json::DESCRIPTOR).unwrap()
+    DescriptorPool::decode(include_bytes!("../../../data/template.binpb").as_slice()).unwrap()
 }
