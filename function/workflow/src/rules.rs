@@ -49,11 +49,11 @@ impl Step<'_> {
 
 /// The key with which a field of an object was written; its name if it was not.
 pub fn key_of<'a>(written: &'a Value, descriptor: &MessageDescriptor, name: &'a str) -> &'a str {
-    let Value::Object(members) = written else {
+    let (Value::Object(members), Some(field)) = (written, descriptor.get_field_by_name(name)) else {
         return name;
     };
     let mut keys = members.iter().map(|(key, _)| key.as_str());
-    keys.find(|key| field_named(descriptor, key).is_some_and(|field| field.name() == name)).unwrap_or(name)
+    keys.find(|key| *key == name || *key == field.json_name()).unwrap_or(name)
 }
 
 fn text_of(message: &DynamicMessage, name: &str) -> String {
@@ -124,6 +124,9 @@ fn is_given(written: &Value, descriptor: &MessageDescriptor, oneof: &OneofDescri
 
 /// A driver that is started again on failure would hide the failure from the workflow; the service refuses it there.
 fn check_scheduling(step: &Step<'_>, faults: &mut Faults) {
+    if !step.message.has_field_by_name("scheduling") {
+        return;
+    }
     let scheduling = step.message.get_field_by_name("scheduling");
     let Some(scheduling) = scheduling.as_ref().and_then(|value| value.as_message()) else {
         return;

@@ -86,7 +86,8 @@ pub fn render(request: &Request, config: &ClusterConfig, options: &Options) -> (
     }
     let rendered = entry.map(|entry| {
         let cluster_base_name = cluster_base_name(&cluster, &request.job_name);
-        add_run_labels(&mut cluster, request, options.run_id);
+        let run_labels = run_labels(request, options.run_id);
+        entries(&mut cluster, "labels").extend(run_labels.clone());
         set(
             &mut cluster,
             "cluster_name",
@@ -94,7 +95,7 @@ pub fn render(request: &Request, config: &ClusterConfig, options: &Options) -> (
         );
         let steps = steps.into_iter().map(|step| {
             let mut job = step.message;
-            add_run_labels(&mut job, request, options.run_id);
+            entries(&mut job, "labels").extend(run_labels.clone());
             job
         });
         let mut template = DynamicMessage::new(dataproc("WorkflowTemplate"));
@@ -230,10 +231,9 @@ fn add_lifecycle(cluster: &mut DynamicMessage, options: &Options) {
     }
 }
 
-fn add_run_labels(message: &mut DynamicMessage, request: &Request, run_id: Uuid) {
-    let values = [rules::label_value(&request.job_name), run_id.to_string()];
-    let labels = rules::RUN_LABELS.map(|key| MapKey::String(key.into()));
-    entries(message, "labels").extend(labels.into_iter().zip(values.map(Value::String)));
+fn run_labels(request: &Request, run_id: Uuid) -> [(MapKey, Value); 2] {
+    let [job_name, run] = rules::RUN_LABELS.map(|key| MapKey::String(key.into()));
+    [(job_name, Value::String(rules::label_value(&request.job_name))), (run, Value::String(run_id.to_string()))]
 }
 
 fn count_own_labels(cluster: &DynamicMessage) -> usize {
