@@ -83,7 +83,7 @@ test-smoke: ## make smoke against the emulator (needs python3, PyPI, gcloud and 
 	target/parity/bin/pip install --quiet $(GOOGLE_CLIENTS)
 	target/parity/bin/python .ci/test-smoke --function target/debug/function --emulator target/debug/emulator
 
-bench: ## what an event costs: start, latency, CPU time, sweeps, memory, size (10 minutes) [ONLY=size,start,event,config,sweep,memory PEER="command" PEER_PORT=9000]
+bench: ## what an event costs: start, latency, CPU time, sweeps, memory, size (10 minutes) [ONLY=size,start,event,config,sweep,memory,micro PEER="command" PEER_PORT=9000]
 	$(CARGO) build --locked --release --bin function --bin floor --bin measure --bin micro
 	BINARIES=target/release ONLY=$(ONLY) PEER='$(PEER)' PEER_PORT=$(PEER_PORT) target/release/measure
 

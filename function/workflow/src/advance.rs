@@ -178,12 +178,9 @@ async fn submit(cx: &Context, writer: &str, run: &mut Loaded) -> Result<Step, Ca
 }
 
 fn request(cx: &Context, record: &Record) -> Result<InstantiateRequest, prost::DecodeError> {
-    let (template, base, leave_zone) = (&record.template, record.cluster_base_name.as_str(), record.leave_zone);
     let (run_id, attempt) = (record.run_id(), record.attempt);
-    let template = match !leave_zone && template::is_ready(template, base, run_id, attempt) {
-        true => template.clone(),
-        false => template::for_attempt(template, base, run_id, attempt, leave_zone)?,
-    };
+    let base = &record.cluster_base_name;
+    let template = template::for_attempt(&record.template, base, run_id, attempt, record.leave_zone)?;
     Ok(template::instantiate_request(&cx.environment.project, &cx.environment.region, template, run_id, attempt))
 }
 

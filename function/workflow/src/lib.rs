@@ -56,8 +56,7 @@
 //!    mend (no record and no answer yet, for want of storage or of the response topic; a cancel before its request; time used
 //!    up) is to be delivered again, everything else is acked. Bad input is answered and acked.
 //! 5. Nothing of ours is spawned that outlives its event, but the connections (which are made, and the descriptor read, while
-//!    the port begins to answer): on Cloud Run the CPU is gone once the
-//!    response is sent.
+//!    the port begins to answer): on Cloud Run the CPU is gone once the response is sent.
 //! 6. A terminal state is recorded before it is published, and the marker is deleted only after that.
 
 // The process and its means.

@@ -108,8 +108,7 @@ impl Progress {
 
 /// The first 16 hex digits of a SHA-256.
 pub fn short_digest(text: &str) -> String {
-    let digest = Sha256::digest(text.as_bytes());
-    digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(text))[..16].to_owned()
 }
 
 /// An operation, read.

@@ -48,7 +48,12 @@ tokio::task_local! {
 
 /// Handles an event. Meanwhile each line for Cloud Logging says which one, and where it stands in its caller's trace. The
 /// formatter would write a span, read it and write it again for every line, so there is one only for who debugs.
-pub async fn about<F: Future>(event_id: &str, project: &str, trace: Option<&TraceContext>, handling: F) -> F::Output {
+pub fn about<F: Future>(
+    event_id: &str,
+    project: &str,
+    trace: Option<&TraceContext>,
+    handling: F,
+) -> impl Future<Output = F::Output> + use<F> {
     let mut members = Members::default();
     members.write("event_id", &Value::from(event_id).to_string());
     if let Some(trace) = trace {
@@ -58,7 +63,7 @@ pub async fn about<F: Future>(event_id: &str, project: &str, trace: Option<&Trac
             members.write("logging.googleapis.com/spanId", &Value::from(span_id.as_str()).to_string());
         }
     }
-    EVENT.scope(members.0, handling.instrument(debug_span!("event", id = event_id))).await
+    EVENT.scope(members.0, handling.instrument(debug_span!("event", id = event_id)))
 }
 
 /// Writes each line to standard output, with the keys that the formatter cannot write: it camel-cases every key, and

@@ -294,20 +294,23 @@ pub fn is_ready(template: &[u8], cluster_base_name: &str, run_id: Uuid, attempt:
     template.windows(name.len()).any(|part| part == name.as_bytes())
 }
 
-/// A rendered template for a later attempt: the cluster's name shows which. `leave_zone` lets Dataproc choose the zone,
-/// after the one that was asked for had no machines.
+/// A rendered template for an attempt: as it is if it is ready, else with the cluster's name that shows which attempt it is.
+/// `leave_zone` lets Dataproc choose the zone, after the one that was asked for had no machines.
 ///
 /// # Errors
 ///
-/// The bytes are no template.
+/// It must be changed, and the bytes are no template.
 pub fn for_attempt(
-    template: &[u8],
+    template: &Bytes,
     cluster_base_name: &str,
     run_id: Uuid,
     attempt: u32,
     leave_zone: bool,
 ) -> Result<Bytes, prost::DecodeError> {
-    let mut template = DynamicMessage::decode(dataproc("WorkflowTemplate"), template)?;
+    if !leave_zone && is_ready(template, cluster_base_name, run_id, attempt) {
+        return Ok(template.clone());
+    }
+    let mut template = DynamicMessage::decode(dataproc("WorkflowTemplate"), template.clone())?;
     let name = cluster_name(cluster_base_name, run_id, attempt);
     set(child(child(&mut template, "placement"), "managed_cluster"), "cluster_name", Value::String(name));
     if leave_zone {

@@ -26,11 +26,10 @@ struct Schema {
     behaviours: HashMap<String, Vec<(FieldDescriptor, Behaviour)>>,
 }
 
-const DESCRIPTOR: &[u8] = include_bytes!("../../data/template.binpb");
-
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
-    // Read by every test that decodes anything.
-    let pool = DescriptorPool::decode(DESCRIPTOR).expect("the compiled-in descriptor is one");
+    let bytes = include_bytes!("../../data/template.binpb").as_slice();
+    // Compiled in, and read by every test that decodes anything.
+    let pool = DescriptorPool::decode(bytes).expect("the compiled-in descriptor is one");
     let behaviours = behaviours(&pool);
     Schema { pool, behaviours }
 });

@@ -214,7 +214,7 @@ fn the_request_of_an_attempt() {
         assert_eq!(name.len(), 35);
         assert!(request["requestId"].as_str().unwrap().len() <= 40);
     }
-    assert!(template::for_attempt(b"\xff", "daily", RUN_ID, 2, false).is_err());
+    assert!(template::for_attempt(&b"\xff".as_slice().into(), "daily", RUN_ID, 2, false).is_err());
 
     // One that does not bear the attempt's name is not sent as it is.
     let ready = template::encode(&rendered.template);

@@ -13,9 +13,7 @@ use functions_framework::decode;
 use http::{Request, request::Parts};
 use inline_workflow::{
     cluster_config::{self, ClusterConfig},
-    json,
-    outcome::Progress,
-    proto_json,
+    json, proto_json,
     record::{Announcement, Correlation, Kind, Record, State},
     request::{self, Request as JobRequest},
     response::Speaker,
@@ -89,7 +87,6 @@ fn record(jobs: usize) -> Record {
         template: template::encode(&rendered(jobs).template),
         state: State::Submitted,
         operation: Some("projects/p/regions/r/operations/0b51e8a4-6d0b-5f3c-9a57-6b7a52f19c01".to_owned()),
-        progress: Progress::default(),
         last_event: Some(Announcement {
             kind: Kind::Submitted,
             id_suffix: "submitted/1".to_owned(),
