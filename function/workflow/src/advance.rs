@@ -13,7 +13,7 @@ use crate::{
     clock::{after, until},
     context::Context,
     dataproc::INSTANTIATE_DEADLINE,
-    error::CallError,
+    error::{CallError, Origin},
     journal,
     outcome::{Observation, observe},
     record::{Record, State},
@@ -163,7 +163,7 @@ async fn submit(cx: &Context, writer: &str, run: &mut Loaded) -> Result<Step, Ca
                 resource: records::record_object(record.run_id()),
                 code: Code::InvalidArgument,
                 message: format!("the record's template cannot be read: {reason}"),
-                never_sent: true,
+                origin: Origin::NotExecuted,
             };
             return refuse(cx, writer, run, &error, now).await;
         }

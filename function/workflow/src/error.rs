@@ -12,14 +12,25 @@ pub struct CallError {
     pub resource: String,
     pub code: Code,
     pub message: String,
-    /// The request certainly never reached the service: no connection, no credentials, no time.
-    pub never_sent: bool,
+    pub origin: Origin,
+}
+
+/// Who says that a call failed, and so whether it may have been executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The service: the status arrived in its own trailers. Its code says whether the call may have been executed.
+    Service,
+    /// This side of the wire, or something on the way: whatever the code, the call may have been executed.
+    Unknown,
+    /// This side, and the service never began: no connection, no credentials, no time, or a stream that the service
+    /// refused before processing it. Source: RFC 9113, 8.7 and 6.8.
+    NotExecuted,
 }
 
 impl CallError {
     /// What others did between two calls of ours left this one nothing to do.
     pub fn overtaken(method: &'static str, resource: String, message: &str) -> CallError {
-        CallError { method, resource, code: Code::Aborted, message: message.to_owned(), never_sent: false }
+        CallError { method, resource, code: Code::Aborted, message: message.to_owned(), origin: Origin::Service }
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     channel::{self, Channel, NotSent},
     credentials::Credentials,
-    error::CallError,
+    error::{CallError, Origin},
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -267,7 +267,7 @@ impl<'a> Attempts<'a> {
         loop {
             self.left -= 1;
             if time_left(self.until, self.method.deadline).is_none() {
-                return Err(self.error(Code::DeadlineExceeded, NO_TIME.to_owned(), true));
+                return Err(self.error(Code::DeadlineExceeded, NO_TIME.to_owned(), Origin::NotExecuted));
             }
             let deadline = self.until.min(Instant::now() + self.method.deadline);
             match self.service.channel(deadline).await {
@@ -277,7 +277,7 @@ impl<'a> Attempts<'a> {
                     return Ok((channel, deadline.saturating_duration_since(Instant::now())));
                 }
                 Err((Code::Unavailable, _)) if self.left > 0 => {}
-                Err((code, message)) => return Err(self.error(code, message, true)),
+                Err((code, message)) => return Err(self.error(code, message, Origin::NotExecuted)),
             }
         }
     }
@@ -288,34 +288,39 @@ impl<'a> Attempts<'a> {
 
     /// An error if there is no further attempt.
     async fn failed(&mut self, status: Status) -> Result<(), CallError> {
-        let never_sent = in_chain::<NotSent>(&status);
-        match std::error::Error::source(&status).is_none() {
-            // It is the service's own.
-            true => self.answered(),
-            false => self.service.renew(self.number),
+        let origin = if in_chain::<NotSent>(&status) {
+            Origin::NotExecuted
+        } else if std::error::Error::source(&status).is_some() {
+            Origin::Unknown
+        } else {
+            Origin::Service
+        };
+        match origin {
+            Origin::Service => self.answered(),
+            Origin::Unknown | Origin::NotExecuted => self.service.renew(self.number),
         }
         if status.code() == Code::Unauthenticated {
             self.service.forget(self.authorization.take()).await;
         }
-        self.try_again(self.error(status.code(), status.message().to_owned(), never_sent))
+        self.try_again(self.error(status.code(), status.message().to_owned(), origin))
     }
 
     /// As [`failed`](Attempts::failed).
     fn kept_silent(&mut self, deadline: Duration) -> Result<(), CallError> {
         self.service.renew(self.number);
         let message = format!("no answer within {} ms", deadline.as_millis());
-        self.try_again(self.error(Code::DeadlineExceeded, message, false))
+        self.try_again(self.error(Code::DeadlineExceeded, message, Origin::Unknown))
     }
 
     fn try_again(&self, error: CallError) -> Result<(), CallError> {
-        let harmless = error.never_sent
+        let harmless = error.origin == Origin::NotExecuted
             || error.code == Code::Unauthenticated
             || (self.method.repeat == Repeat::Safe && worth_repeating(error.code));
         if self.left > 0 && harmless { Ok(()) } else { Err(error) }
     }
 
-    fn error(&self, code: Code, message: String, never_sent: bool) -> CallError {
-        CallError { method: self.method.name, resource: self.resource.to_owned(), code, message, never_sent }
+    fn error(&self, code: Code, message: String, origin: Origin) -> CallError {
+        CallError { method: self.method.name, resource: self.resource.to_owned(), code, message, origin }
     }
 }
 
@@ -411,13 +416,13 @@ mod tests {
         // A handshake record of TLS 1.x. Source: RFC 8446, 5.1.
         assert_eq!(hello[..2], [22, 3]);
         assert_eq!(error.code, Code::Unavailable, "{error}");
-        assert!(error.never_sent, "{error}");
+        assert_eq!(error.origin, Origin::NotExecuted, "{error}");
     }
 
     #[tokio::test]
     async fn a_closed_port_is_an_error_before_anything_is_sent() {
         let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
         let error = call_over_tls(address).await;
-        assert_eq!((error.code, error.never_sent), (Code::Unavailable, true), "{error}");
+        assert_eq!((error.code, error.origin), (Code::Unavailable, Origin::NotExecuted), "{error}");
     }
 }

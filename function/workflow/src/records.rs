@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     context::Context,
-    error::CallError,
+    error::{CallError, Origin},
     record::{Record, VERSION},
     storage::{Read, Written},
 };
@@ -96,7 +96,7 @@ pub async fn store(cx: &Context, record: &Record, expected: i64) -> Result<Writt
         resource: object.clone(),
         code: Code::Internal,
         message: error.to_string(),
-        never_sent: true,
+        origin: Origin::NotExecuted,
     })?;
     let written = loop {
         let answer = cx.storage.write(&object, &content, "application/json", expected).await;

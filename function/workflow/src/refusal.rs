@@ -5,7 +5,7 @@ use std::time::Duration;
 use gcloud_sdk::tonic::Code;
 
 use crate::{
-    error::CallError,
+    error::{CallError, Origin},
     outcome::{Shortage, shortage},
 };
 
@@ -25,7 +25,7 @@ pub enum Refusal {
 
 /// Sorts the errors of InstantiateInline.
 pub fn refusal(error: &CallError) -> Refusal {
-    if let Some(shortage) = shortage(&error.message).filter(|_| !error.never_sent) {
+    if let Some(shortage) = shortage(&error.message).filter(|_| error.origin != Origin::NotExecuted) {
         return Refusal::Capacity { stockout: shortage == Shortage::Stockout };
     }
     match error.code {
@@ -36,7 +36,7 @@ pub fn refusal(error: &CallError) -> Refusal {
         Code::AlreadyExists => Refusal::AlreadyThere,
         // IAM takes minutes.
         Code::PermissionDenied | Code::Unauthenticated => Refusal::Transient { executed: false },
-        _ => Refusal::Transient { executed: !error.never_sent },
+        _ => Refusal::Transient { executed: error.origin != Origin::NotExecuted },
     }
 }
 

@@ -17,7 +17,7 @@ use gcloud_sdk::{
 use tokio::time::Instant;
 
 use crate::{
-    error::CallError,
+    error::{CallError, Origin},
     google::{Method, Repeat, Service, routed},
 };
 
@@ -188,7 +188,7 @@ impl Storage {
                     resource: object.to_owned(),
                     code: Code::Internal,
                     message: "the answer holds no finished object".to_owned(),
-                    never_sent: false,
+                    origin: Origin::Unknown,
                 }),
             },
             Err(error) if is_precondition(error.code) => Ok(Written::Lost),
