@@ -102,22 +102,25 @@ pub async fn accept(cx: &Context, message: &Message, traceparent: Option<String>
         }
         _ => return reject(cx, &to, &request, refused, message).await.map(rejected),
     };
-    // Side by side: both must stand before the message is acked, and the order does not matter then.
-    let (marked, stored, ()) = join!(records::mark(cx, run_id), records::store(cx, &record, 0), cx.dataproc.wake());
-    let marker = marked.map_err(Error::NotRecorded)?;
+    let (stored, ()) = join!(records::store(cx, &record, 0), cx.dataproc.wake());
     match stored.map_err(Error::NotRecorded)? {
         Written::At(generation) => {
             journal::written(None, &record);
-            // A marker that stood before may be one that somebody is about to delete.
-            let marker = match marker {
-                Some(marker) => marker,
-                None => records::mark_anew(cx, run_id).await.map_err(Error::NotRecorded)?,
-            };
-            let run = Loaded { record, generation };
-            Ok(handled(first_step(cx, &writer, run, Some(marker)).await))
+            begin(cx, &writer, Loaded { record, generation }).await.map(handled)
         }
-        Written::Lost => repeated(cx, &writer, record, marker).await.map(handled),
+        Written::Lost => repeated(cx, &writer, record).await.map(handled),
     }
+}
+
+/// Writes the marker of a run that was just recorded, and takes its first step. The marker comes after the record, so that
+/// a marker without one tells of a record that was deleted; and both before the message is acknowledged.
+async fn begin(cx: &Context, writer: &str, run: Loaded) -> Result<String, Error> {
+    let marker = records::mark(cx, run.record.run_id()).await.map_err(Error::NotRecorded)?;
+    // The message has done its duty, whatever comes of the first step.
+    Ok(match advance(cx, writer, run, Some(marker)).await {
+        Ok(record) => format!("accepted, {}", describe(&record)),
+        Err(error) => format!("accepted, left to the next tick: {error}"),
+    })
 }
 
 /// The configuration as it stands, downloaded and parsed only when it has changed.
@@ -154,6 +157,7 @@ fn render(
 ) -> (Option<Rendered>, Vec<Violation>) {
     let options = template::Options {
         run_id,
+        deployment: cx.deployment,
         allowed_code_prefixes: cx.environment.allowed_code_prefixes.clone(),
         cluster_idle_ttl: cx.environment.cluster_idle_ttl.map(|ttl| ttl.as_secs()),
         cluster_max_ttl: cx.environment.cluster_max_ttl.map(|ttl| ttl.as_secs()),
@@ -193,12 +197,13 @@ async fn reject(
     let what = format!("rejected: {}", failure.message);
     match records::load(cx, to.run_id).await.map_err(Error::NotRecorded)? {
         Found::Missing => {}
+        Found::Record(run) if run.record.state == State::Awaited => {}
         Found::Record(run) => {
             let rejected = run.record.state == State::Rejected;
             let its_own = run.record.correlation.message_id == to.message_id;
             let the_same = request.action == Action::Run && run.record.digest == request.digest();
             if its_own || (the_same && !rejected) {
-                return Ok((repeat(cx, &cx.writer(), *run, None).await?, None));
+                return Ok((repeat(cx, &cx.writer(), *run).await?, None));
             }
             if !rejected {
                 let message = cx.speaker.answered(to, &run.record, (Some(failure), &violations), cx.now());
@@ -273,8 +278,10 @@ fn new_record(
         zone_from_request: rendered.zone_from_request,
         config_entry: rendered.config_entry.clone(),
         config_generation,
+        step_count: rendered.step_count,
         warnings,
-        lease: Some(Lease {
+        // It is left to a tick while the service's rate limit admits no submission.
+        lease: (!cx.dataproc.submissions_are_paused()).then(|| Lease {
             writer: writer.to_owned(),
             until: after(now, cx.environment.submit_lease),
             may_submit: true,
@@ -306,27 +313,24 @@ fn rejected_record(
     record
 }
 
-/// The run is recorded: whatever comes of its first step, the message has done its duty.
-async fn first_step(cx: &Context, writer: &str, run: Loaded, marker: Option<i64>) -> String {
-    match advance(cx, writer, run, marker).await {
-        Ok(record) => format!("accepted, {}", describe(&record)),
-        Err(error) => format!("accepted, left to the next tick: {error}"),
-    }
-}
-
 /// The run's record stands already: a second delivery, a second message with the same request_id, or a new try after a
 /// rejection.
-async fn repeated(cx: &Context, writer: &str, fresh: Record, marker: Option<i64>) -> Result<String, Error> {
+async fn repeated(cx: &Context, writer: &str, fresh: Record) -> Result<String, Error> {
     let found = records::load(cx, fresh.run_id()).await.map_err(Error::NotRecorded)?;
     let run = match found {
         Found::Record(run) => run,
         other => return illegible(cx, &fresh.correlation, other).await,
     };
+    if run.record.state == State::Awaited {
+        let mut record = fresh;
+        record.follow_cancel(&run.record);
+        return replace(cx, writer, record, run.generation).await;
+    }
     if run.record.state == State::Rejected && fresh.is_newer_than(&run.record) {
         return start_anew(cx, writer, *run, fresh).await;
     }
     if run.record.digest == fresh.digest {
-        return repeat(cx, writer, *run, marker).await;
+        return repeat(cx, writer, *run).await;
     }
     let id = fresh.correlation.request_id.as_deref().unwrap_or_default();
     let reason = format!("request_id {id:?} belongs to a run with another request");
@@ -355,26 +359,27 @@ async fn start_anew(cx: &Context, writer: &str, rejected: Loaded, fresh: Record)
     publish_last(cx, &rejected.record).await.map_err(Error::NotRecorded)?;
     let mut record = fresh;
     record.take_over(&rejected.record);
-    let run_id = record.run_id();
-    match records::store(cx, &record, rejected.generation).await.map_err(Error::NotRecorded)? {
+    replace(cx, writer, record, rejected.generation).await
+}
+
+/// Records a run in the place of what its id stood for before, and begins it.
+async fn replace(cx: &Context, writer: &str, record: Record, replaced: i64) -> Result<String, Error> {
+    match records::store(cx, &record, replaced).await.map_err(Error::NotRecorded)? {
         // Another message with the same request was faster; the next delivery meets its record.
         Written::Lost => {
-            let (object, text) = (records::record_object(run_id), "another message has started the run anew");
+            let object = records::record_object(record.run_id());
+            let text = "another message has begun the run";
             Err(Error::NotRecorded(CallError::overtaken("Storage.WriteObject", object, text)))
         }
         Written::At(generation) => {
             journal::written(None, &record);
-            // After the record: whoever still sees the old end must not delete this marker.
-            let marker = records::mark_anew(cx, run_id).await.map_err(Error::NotRecorded)?;
-            let run = Loaded { record, generation };
-            Ok(first_step(cx, writer, run, Some(marker)).await)
+            begin(cx, writer, Loaded { record, generation }).await
         }
     }
 }
 
-/// The same request again: says again what was said last, and takes the run's next step. `marker` is the one that this
-/// message has set, if there was none.
-async fn repeat(cx: &Context, writer: &str, run: Loaded, marker: Option<i64>) -> Result<String, Error> {
+/// The same request again: publishes the last event again, and takes the run's next step.
+async fn repeat(cx: &Context, writer: &str, run: Loaded) -> Result<String, Error> {
     let run_id = run.record.run_id();
     let said = match &run.record.last_event {
         // One that nobody has published yet is published in its turn.
@@ -384,18 +389,12 @@ async fn repeat(cx: &Context, writer: &str, run: Loaded, marker: Option<i64>) ->
     if run.record.state.is_end() {
         // It is all the answer that this message gets.
         said.map_err(Error::NotRecorded)?;
-        if let Some(marker) = marker
-            && let Err(error) = cx.storage.delete(&records::marker_object(run_id), marker).await
-        {
-            warn!(%run_id, %error, "the marker of an ended run is left to the next tick");
-        }
         return Ok(format!("repeated, {}", describe(&run.record)));
     }
     if let Err(error) = said {
         warn!(%run_id, %error, "the last event could not be repeated");
     }
-    // Anew: who still sees the rejection that this run replaced must not delete its marker.
-    let marker = records::mark_anew(cx, run_id).await.map_err(Error::NotRecorded)?;
+    let marker = records::mark(cx, run_id).await.map_err(Error::NotRecorded)?;
     Ok(match advance(cx, writer, run, Some(marker)).await {
         Ok(record) => format!("repeated, {}", describe(&record)),
         Err(error) => format!("repeated, left to the next tick: {error}"),

@@ -1,11 +1,9 @@
-//! One run, one step: look, submit, follow, finish. May be called at any time, by anyone, twice.
+//! The reconciler: takes one run as far as it goes now. It is safe to call at any time, concurrently, twice.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chrono::TimeDelta;
-use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
-use gcloud_sdk::google::cloud::dataproc::v1::Job;
+use chrono::{DateTime, Utc};
+use futures::join;
 use gcloud_sdk::tonic::Code;
 use tracing::{error, warn};
 
@@ -14,11 +12,12 @@ use crate::{
     context::Context,
     dataproc::INSTANTIATE_DEADLINE,
     error::{CallError, Origin},
-    journal,
-    outcome::{Observation, observe},
+    findings, journal,
+    outcome::{Evidence, Observation, observe},
     record::{Record, State},
     records::{self, Found, Loaded, marker_object},
-    run::{Next, Sighting},
+    refusal::{Refusal, refusal},
+    run::{Next, Sighting, Turn},
     storage::Written,
     template::{self, InstantiateRequest},
 };
@@ -26,15 +25,14 @@ use crate::{
 /// A run needs a few steps at most: lease, look, submit; or announce, follow, finish. More means that others keep
 /// changing the record, and the next tick comes anyway.
 const MOST_STEPS: usize = 12;
-/// What must be left of the event after a submission: for the event that says so and the record of it.
-const AFTER_SUBMISSION: Duration = Duration::from_millis(1500);
+/// What must be left of the event after a submission: for the record of it.
+const AFTER_SUBMISSION: Duration = Duration::from_millis(2000);
+/// What must be left after a look among the workflows: for the record of what it found.
+const AFTER_LOOK: Duration = Duration::from_millis(2000);
 /// A submission is not worth trying in less time.
 const LEAST_SUBMISSION: Duration = Duration::from_millis(250);
 /// The end of a lease is kept clear of, for clocks differ.
 const LEASE_MARGIN: Duration = Duration::from_millis(250);
-const JOBS_AT_ONCE: usize = 16;
-/// So long after a workflow's end its jobs' details are waited for.
-const JOBS_PATIENCE: TimeDelta = TimeDelta::minutes(5);
 
 /// Whether the run can be taken further now.
 enum Step {
@@ -49,16 +47,17 @@ enum Step {
 /// The call that failed. The record stands, and the next tick goes on from it.
 pub async fn advance(cx: &Context, writer: &str, mut run: Loaded, marker: Option<i64>) -> Result<Record, CallError> {
     for _ in 0..MOST_STEPS {
-        let next = run.record.next(cx.now(), writer, &cx.patience());
-        let step = match next {
+        let turn = cx.turn(writer);
+        let step = match run.record.next(&turn) {
             Next::Leave => Step::Done,
-            Next::Announce => announce(cx, writer, &mut run).await?,
-            Next::TakeLease => take_lease(cx, writer, &mut run).await?,
-            Next::Look => look(cx, writer, &mut run).await?,
-            Next::Cancel => end(cx, &mut run, |record| record.cancelled(cx.now())).await?,
-            Next::Expire => end(cx, &mut run, |record| record.expired(cx.now(), &cx.patience())).await?,
-            Next::Submit => submit(cx, writer, &mut run).await?,
-            Next::Follow => follow(cx, writer, &mut run).await?,
+            Next::Announce => announce(cx, &turn, &mut run).await?,
+            Next::Look => look(cx, &turn, &mut run).await?,
+            Next::Cancel => change(cx, &mut run, |record| record.cancelled(turn.now)).await?,
+            Next::Expire => change(cx, &mut run, |record| record.expired(&turn)).await?,
+            Next::TakeLease if cx.dataproc.submissions_are_paused() => Step::Done,
+            Next::TakeLease => change(cx, &mut run, |record| record.take_lease(&turn)).await?,
+            Next::Submit => submit(cx, &turn, &mut run).await?,
+            Next::Follow => follow(cx, &turn, &mut run).await?,
             Next::Finish => finish(cx, &run, marker).await?,
         };
         if let Step::Done = step {
@@ -87,72 +86,83 @@ async fn commit(cx: &Context, run: &mut Loaded, changed: Record) -> Result<bool,
     }
 }
 
-async fn take_lease(cx: &Context, writer: &str, run: &mut Loaded) -> Result<Step, CallError> {
+/// Records a transition. If the record had changed meanwhile, what comes next is decided anew.
+async fn change(cx: &Context, run: &mut Loaded, transition: impl FnOnce(&mut Record)) -> Result<Step, CallError> {
     let mut changed = run.record.clone();
-    changed.take_lease(writer, cx.now(), &cx.patience());
+    transition(&mut changed);
     commit(cx, run, changed).await?;
     Ok(Step::Again)
 }
 
 /// Publishes the last event, which only the one who holds the run may do for the first time.
-async fn announce(cx: &Context, writer: &str, run: &mut Loaded) -> Result<Step, CallError> {
+async fn announce(cx: &Context, turn: &Turn, run: &mut Loaded) -> Result<Step, CallError> {
     let mine = run
         .record
         .lease
         .as_ref()
-        .is_some_and(|lease| lease.writer == writer && until(cx.now(), lease.until) > cx.left());
+        .is_some_and(|lease| lease.writer == turn.writer && until(cx.now(), lease.until) > cx.left());
     if !mine {
-        let mut changed = run.record.clone();
-        changed.hold_to_announce(writer, cx.now());
-        commit(cx, run, changed).await?;
-        // Others may have gone on meanwhile: think again, with the lease.
-        return Ok(Step::Again);
+        return change(cx, run, |record| record.hold_to_announce(turn)).await;
     }
     publish_last(cx, &run.record).await?;
-    let mut changed = run.record.clone();
-    changed.announced();
-    commit(cx, run, changed).await?;
-    Ok(Step::Again)
+    change(cx, run, Record::announced).await
 }
 
 /// Finds out whether an earlier submission was executed.
-async fn look(cx: &Context, writer: &str, run: &mut Loaded) -> Result<Step, CallError> {
-    let now = cx.now();
-    let sighting =
-        cx.dataproc.workflows().await.map(|operations| run.record.recognise(operations.iter().map(observe).collect()));
+async fn look(cx: &Context, turn: &Turn, run: &mut Loaded) -> Result<Step, CallError> {
     let mut changed = run.record.clone();
-    match sighting {
-        Ok(Sighting::Found(workflow)) => return take_in(cx, writer, run, &workflow).await,
-        // The look began at `now`; only what was settled then is settled.
-        Ok(Sighting::Absent) => changed.not_found(now),
-        Ok(Sighting::Unsure) => changed.look_again(now, &cx.patience()),
-        Err(error) => {
-            changed.look_again(now, &cx.patience());
-            commit(cx, run, changed).await?;
-            return Err(error);
+    let deadline = cx.deadline.checked_sub(AFTER_LOOK).unwrap_or(cx.deadline);
+    let looked = match cx.workflows.since(cx, run.record.attempt_began, deadline).await {
+        Ok(listing) => {
+            let sighting = run.record.recognise(&listing.workflows, cx.deployment, &turn.writer);
+            Ok((sighting, listing.began.unwrap_or(turn.now)))
         }
+        Err(error) => Err(error),
+    };
+    let failed = match looked {
+        Ok((Sighting::Found(workflow), _)) => return take_in(cx, turn, run, &workflow).await,
+        // What was settled when the listing began is settled.
+        Ok((Sighting::Absent, began)) => {
+            changed.not_found(began, turn);
+            None
+        }
+        Ok((Sighting::Earlier(operation), _)) => {
+            changed.wait_for_earlier(&operation, turn);
+            None
+        }
+        Ok((Sighting::Unsure, _)) => {
+            changed.look_failed("a workflow that may be this one does not show its cluster's name", turn);
+            None
+        }
+        Err(error) => {
+            changed.look_failed(&error.to_string(), turn);
+            Some(error)
+        }
+    };
+    if !commit(cx, run, changed).await? || run.record.state.is_end() {
+        return Ok(Step::Again);
     }
-    let settled = changed.unsettled_until.is_none();
-    commit(cx, run, changed).await?;
-    match settled {
-        true => Ok(Step::Again),
-        false => Ok(Step::Done),
+    let may_submit = run.record.lease.as_ref().is_some_and(|lease| lease.may_submit);
+    match failed {
+        // The submission is repeated, although an earlier one may have been executed.
+        _ if may_submit && run.record.blind_since.is_some() => submit(cx, turn, run).await,
+        _ if may_submit => Ok(Step::Again),
+        Some(error) => Err(error),
+        None => Ok(Step::Done),
     }
 }
 
-/// Submits the workflow. Only the holder of the lease comes here, and only when nothing of the run can be under way.
-async fn submit(cx: &Context, writer: &str, run: &mut Loaded) -> Result<Step, CallError> {
+/// Submits the workflow. Only the holder of the lease comes here.
+async fn submit(cx: &Context, turn: &Turn, run: &mut Loaded) -> Result<Step, CallError> {
     let record = &run.record;
     let now = cx.now();
     let lease_left = record.lease.as_ref().map_or(Duration::ZERO, |lease| until(now, lease.until));
     let deadline = INSTANTIATE_DEADLINE
         .min(lease_left.saturating_sub(LEASE_MARGIN))
         .min(cx.left().saturating_sub(AFTER_SUBMISSION));
-    if deadline < LEAST_SUBMISSION {
-        // Nothing was submitted: whoever comes next need not look.
-        let mut changed = record.clone();
-        changed.release();
-        commit(cx, run, changed).await?;
+    if deadline < LEAST_SUBMISSION || cx.dataproc.submissions_are_paused() {
+        // Nothing was submitted: the next one need not look.
+        change(cx, run, Record::release).await?;
         return Ok(Step::Done);
     }
     let request = match request(cx, record) {
@@ -163,50 +173,61 @@ async fn submit(cx: &Context, writer: &str, run: &mut Loaded) -> Result<Step, Ca
                 resource: records::record_object(record.run_id()),
                 code: Code::InvalidArgument,
                 message: format!("the record's template cannot be read: {reason}"),
-                origin: Origin::NotExecuted,
+                origin: Origin::Service,
             };
-            return refuse(cx, writer, run, &error, now).await;
+            return refuse(cx, turn, run, &error, now).await;
         }
     };
     match cx.dataproc.instantiate(&request, deadline).await {
-        Ok(operation) => take_in(cx, writer, run, &observe(&operation)).await,
+        Ok(operation) => take_in(cx, turn, run, &observe(&operation)).await,
         Err(error) => {
             warn!(run_id = %record.run_id(), attempt = record.attempt, %error, "workflow not submitted");
-            refuse(cx, writer, run, &error, after(now, deadline)).await
+            if refusal(&error, &record.request) == Refusal::RateLimited {
+                cx.dataproc.pause_submissions();
+            }
+            refuse(cx, turn, run, &error, after(now, deadline)).await
         }
     }
 }
 
 fn request(cx: &Context, record: &Record) -> Result<InstantiateRequest, prost::DecodeError> {
     let (run_id, attempt) = (record.run_id(), record.attempt);
-    let base = &record.cluster_base_name;
-    let template = template::for_attempt(&record.template, base, run_id, attempt, record.leave_zone)?;
-    Ok(template::instantiate_request(&cx.environment.project, &cx.environment.region, template, run_id, attempt))
+    let template = match attempt == record.template_attempt && !record.leave_zone {
+        true => record.template.clone(),
+        false => {
+            let name = cx.deployment.cluster_name(&record.cluster_base_name, run_id, attempt);
+            template::renamed(&record.template, &name, record.leave_zone)?
+        }
+    };
+    let environment = &cx.environment;
+    let request_id = cx.deployment.request_id(run_id, attempt);
+    Ok(template::instantiate_request(&environment.project, &environment.region, template, request_id))
 }
 
-/// Records that Dataproc has the workflow, and says so. Others may have changed the record meanwhile (a cancel); as long
-/// as the lease is ours the workflow is entered into what stands.
-async fn take_in(cx: &Context, writer: &str, run: &mut Loaded, workflow: &Observation) -> Result<Step, CallError> {
+/// Records that Dataproc has the workflow, then publishes that. Others may have changed the record meanwhile (a cancel);
+/// as long as the lease is the writer's, the workflow is entered into what they wrote.
+async fn take_in(cx: &Context, turn: &Turn, run: &mut Loaded, workflow: &Observation) -> Result<Step, CallError> {
     let attempt = run.record.attempt;
-    let now = cx.now();
-    let submitted = |record: &Record| {
-        let mut changed = record.clone();
-        changed.submitted(now, workflow);
-        changed
-    };
-    let mut changed = submitted(&run.record);
-    let published = publish_last(cx, &changed).await;
+    let turn = &cx.turn(&turn.writer);
+    let older = !run.record.can_have_begun(workflow);
     loop {
-        if published.is_ok() {
-            changed.announced();
+        let mut changed = run.record.clone();
+        match older {
+            true => changed.answered_with_older(workflow, turn),
+            false => changed.submitted(workflow, turn),
         }
-        if commit(cx, run, changed).await? || !is_submitting(&run.record, writer, attempt) {
+        if commit(cx, run, changed).await? {
             break;
         }
-        changed = submitted(&run.record);
+        if !is_submitting(&run.record, &turn.writer, attempt) {
+            return Ok(Step::Again);
+        }
     }
-    // What could not be said is said by the next tick.
-    published.map(|()| Step::Done)
+    if older {
+        return Ok(Step::Again);
+    }
+    announce(cx, turn, run).await?;
+    Ok(Step::Done)
 }
 
 fn is_submitting(record: &Record, writer: &str, attempt: u32) -> bool {
@@ -218,112 +239,122 @@ fn is_submitting(record: &Record, writer: &str, attempt: u32) -> bool {
 /// Records a refusal, and what comes of it.
 async fn refuse(
     cx: &Context,
-    writer: &str,
+    turn: &Turn,
     run: &mut Loaded,
     error: &CallError,
-    called_until: chrono::DateTime<chrono::Utc>,
+    called_until: DateTime<Utc>,
 ) -> Result<Step, CallError> {
     let attempt = run.record.attempt;
+    let turn = cx.turn(&turn.writer);
     loop {
         let mut changed = run.record.clone();
-        let patience = cx.patience();
-        let waiter = (writer, &patience, cx.jitter());
-        changed.refused(cx.now(), error, called_until, waiter);
+        changed.refused(error, called_until, &turn);
         if commit(cx, run, changed).await? {
             return Ok(Step::Again);
         }
-        if !is_submitting(&run.record, writer, attempt) {
+        if !is_submitting(&run.record, &turn.writer, attempt) {
             return Ok(Step::Done);
         }
     }
 }
 
-/// Sees how far Dataproc is.
-async fn follow(cx: &Context, writer: &str, run: &mut Loaded) -> Result<Step, CallError> {
+/// Sees how far Dataproc is, and passes a cancel on. Neither waits for the other.
+async fn follow(cx: &Context, turn: &Turn, run: &mut Loaded) -> Result<Step, CallError> {
     let name = run.record.operation.clone().unwrap_or_default();
-    let operation = cx.dataproc.operation(&name).await?;
     let mut changed = run.record.clone();
-    let Some(operation) = operation else {
-        if changed.missing(cx.now()) {
-            commit(cx, run, changed).await?;
+    let unsent = changed.cancel.as_mut().filter(|cancel| !cancel.sent);
+    let (seen, cancelled) = join!(see(cx, &run.record, &name), async {
+        match unsent {
+            Some(cancel) => cx.dataproc.cancel(&name).await.map(|()| cancel.sent = true),
+            None => Ok(()),
         }
-        return match run.record.state.is_end() {
-            true => Ok(Step::Again),
-            false => Ok(Step::Done),
-        };
+    });
+    if let Err(error) = cancelled {
+        warn!(run_id = %run.record.run_id(), %error, "cancel not sent");
+    }
+    let cancel_sent = changed.cancel.as_ref().is_some_and(|cancel| cancel.sent);
+    let newly_sent = cancel_sent && !run.record.cancel.as_ref().is_some_and(|cancel| cancel.sent);
+    let workflow = match seen {
+        Ok(Some(workflow)) => workflow,
+        Ok(None) => {
+            if changed.missing(cx.now()) || newly_sent {
+                commit(cx, run, changed).await?;
+            }
+            return Ok(after_change(&run.record));
+        }
+        Err(error) => {
+            if changed.lost_sight(&error.to_string(), turn) || newly_sent {
+                commit(cx, run, changed).await?;
+            }
+            return match after_change(&run.record) {
+                Step::Again => Ok(Step::Again),
+                Step::Done => Err(error),
+            };
+        }
     };
-    let workflow = observe(&operation);
     if workflow.done {
-        let jobs = jobs(cx, &workflow).await?;
-        let cancel_sent = changed.cancel.as_ref().is_some_and(|cancel| cancel.sent);
-        let conclusion = workflow.conclude(&jobs, cancel_sent);
-        let patience = cx.patience();
-        let waiter = (writer, &patience, cx.jitter());
-        changed.concluded(cx.now(), &workflow, conclusion, waiter);
-        if commit(cx, run, changed).await?
-            && let Some(reason) = workflow.delete_error()
-        {
-            let cluster = workflow.cluster_name.as_str();
-            error!(run_id = %run.record.run_id(), cluster, reason, "cluster left behind: its deletion failed");
-        }
-        return Ok(Step::Again);
+        return conclude(cx, turn, run, changed, &workflow).await;
     }
-    if let Some(cancel) = changed.cancel.as_mut().filter(|cancel| !cancel.sent) {
-        cx.dataproc.cancel(&name).await?;
-        cancel.sent = true;
-        changed.progressed(cx.now(), &workflow, writer);
-        return record_news(cx, writer, run, changed).await;
+    if !(changed.progressed(&workflow, turn) || newly_sent) {
+        return Ok(Step::Done);
     }
-    let known_missing = changed.missing_since.is_some();
-    match changed.progressed(cx.now(), &workflow, writer) || known_missing {
-        true => record_news(cx, writer, run, changed).await,
-        false => Ok(Step::Done),
-    }
-}
-
-/// Records how far a workflow is, says it, and rests: it will not have moved on within this event.
-async fn record_news(cx: &Context, writer: &str, run: &mut Loaded, changed: Record) -> Result<Step, CallError> {
     if !commit(cx, run, changed).await? {
         return Ok(Step::Again);
     }
+    // It will not have progressed again within this event.
     if run.record.has_news() {
-        announce(cx, writer, run).await?;
+        announce(cx, turn, run).await?;
     }
     Ok(Step::Done)
 }
 
-/// The jobs of an ended workflow. Some time after the end the outcome is told without those that cannot be had.
-async fn jobs(cx: &Context, workflow: &Observation) -> Result<BTreeMap<String, Job>, CallError> {
-    let mut waiting = workflow.job_ids();
-    let mut under_way = FuturesUnordered::new();
-    let mut jobs = BTreeMap::new();
-    loop {
-        while under_way.len() < JOBS_AT_ONCE
-            && let Some(id) = waiting.next()
-        {
-            under_way.push(cx.dataproc.job(id).map(move |job| (id, job)));
-        }
-        match under_way.next().await {
-            Some((id, Ok(Some(job)))) => {
-                jobs.insert(id.to_owned(), job);
-            }
-            Some((_, Ok(None))) => {}
-            Some((_, Err(error))) => match workflow.ended {
-                Some(ended) if ended + JOBS_PATIENCE < cx.now() => {
-                    warn!(operation = workflow.name, %error, "a step's outcome is told without its job's details");
-                }
-                _ => return Err(error),
-            },
-            None => return Ok(jobs),
-        }
-    }
+/// The workflow by its operation, or where that is not told for long, from the listing.
+async fn see(cx: &Context, record: &Record, name: &str) -> Result<Option<Observation>, CallError> {
+    let error = match cx.dataproc.operation(name).await {
+        Ok(operation) => return Ok(operation.as_ref().map(observe)),
+        Err(error) => error,
+    };
+    let Some(_) = record.blind_since else { return Err(error) };
+    let deadline = cx.deadline.checked_sub(AFTER_LOOK).unwrap_or(cx.deadline);
+    let Ok(listing) = cx.workflows.since(cx, record.attempt_began, deadline).await else { return Err(error) };
+    // Nothing tells how long an ended operation is listed.
+    listing.workflows.iter().find(|workflow| workflow.name == name).cloned().map(Some).ok_or(error)
 }
 
-/// Ends a run that has no workflow.
-async fn end(cx: &Context, run: &mut Loaded, transition: impl FnOnce(&mut Record)) -> Result<Step, CallError> {
-    let mut changed = run.record.clone();
-    transition(&mut changed);
-    commit(cx, run, changed).await?;
+fn after_change(record: &Record) -> Step {
+    if record.state.is_end() { Step::Again } else { Step::Done }
+}
+
+/// The workflow has ended: so does the run, as soon as enough is known of its jobs.
+async fn conclude(
+    cx: &Context,
+    turn: &Turn,
+    run: &mut Loaded,
+    mut changed: Record,
+    workflow: &Observation,
+) -> Result<Step, CallError> {
+    let known = findings::read(cx, &mut changed, workflow).await;
+    if !known {
+        if changed.findings != run.record.findings {
+            commit(cx, run, changed).await?;
+        }
+        return Ok(Step::Done);
+    }
+    let jobs = changed.findings.take().unwrap_or_default().jobs;
+    let evidence = Evidence {
+        jobs: &jobs,
+        cancel_sent: changed.cancel.as_ref().is_some_and(|cancel| cancel.sent),
+        step_count: changed.step_count,
+        request: &changed.request,
+    };
+    let (outcome, steps) = workflow.conclude(&evidence);
+    changed.concluded(workflow, outcome, steps, turn);
+    if commit(cx, run, changed).await?
+        && let Some(reason) = workflow.delete_error()
+    {
+        let cluster = workflow.cluster_name.as_str();
+        error!(run_id = %run.record.run_id(), cluster, reason, "cluster left behind: its deletion failed");
+    }
     Ok(Step::Again)
 }
 

@@ -1,8 +1,9 @@
-//! Records that nobody can read any more.
+//! Records that cannot be read, or were deleted while their runs were active.
 
 use bytes::Bytes;
 use gcloud_sdk::tonic::Code;
 use tracing::error;
+use uuid::Uuid;
 
 use crate::{
     advance::publish_last,
@@ -33,15 +34,33 @@ pub async fn bury(
     // Mostly it is still JSON, and says whom the end is to be told.
     let owner = serde_json::from_slice::<Correlation>(&content).ok().filter(|owner| owner.run_id == run_id);
     let failure = Failure::new(Code::DataLoss, text);
-    let record = Record::unreadable(owner.unwrap_or_else(|| to.clone()), failure, generation, cx.now());
-    match records::store(cx, &record, generation).await? {
-        Written::At(_) => journal::written(None, &record),
-        // Somebody else has buried it, or has mended it; the next look shows.
+    let record = Record::lost(owner.unwrap_or_else(|| to.clone()), failure, generation, cx.now());
+    put(cx, &record, generation, marker).await
+}
+
+/// The record of a run that has a marker was deleted: the run cannot be followed, and whether its workflow ran is not
+/// known.
+pub async fn replace_deleted(cx: &Context, run_id: Uuid, marker: i64) -> Result<(), CallError> {
+    error!(%run_id, "the record of an active run was deleted");
+    let text = format!(
+        "the run's record was deleted, and its outcome is unknown. Its jobs are those of: gcloud dataproc jobs list \
+         --filter='labels.run_id = {run_id}'"
+    );
+    let failure = Failure::new(Code::DataLoss, text);
+    let record = Record::lost(Correlation::of_run(run_id), failure, marker, cx.now());
+    put(cx, &record, 0, Some(marker)).await
+}
+
+/// Puts an ended record in the place of one that is lost, and publishes its end.
+async fn put(cx: &Context, record: &Record, generation: i64, marker: Option<i64>) -> Result<(), CallError> {
+    match records::store(cx, record, generation).await? {
+        Written::At(_) => journal::written(None, record),
+        // Another instance was first; the next sweep shows.
         Written::Lost => return Ok(()),
     }
-    publish_last(cx, &record).await?;
+    publish_last(cx, record).await?;
     if let Some(marker) = marker {
-        cx.storage.delete(&marker_object(run_id), marker).await?;
+        cx.storage.delete(&marker_object(record.run_id()), marker).await?;
     }
     Ok(())
 }

@@ -16,15 +16,17 @@ use crate::{
     dataproc::Dataproc,
     environment::Environment,
     google::{Reach, Service},
+    identity::Deployment,
+    listing::Workflows,
     pubsub::Topic,
     response::Speaker,
-    run::Patience,
+    run::{RetryPolicy, Turn},
     storage::Storage,
     violation::Violation,
 };
 
 /// For a whole event; Eventarc delivers again what is not acked within 10 s.
-pub const EVENT_BUDGET: Duration = Duration::from_secs(8);
+pub const EVENT_BUDGET: Duration = Duration::from_millis(8500);
 
 /// How the three services are reached.
 #[derive(Clone)]
@@ -46,7 +48,11 @@ pub struct Context {
     pub responses: Topic,
     pub speaker: Arc<Speaker>,
     pub config: Arc<Mutex<CachedConfig>>,
+    pub deployment: Deployment,
+    pub workflows: Workflows,
     pub clock: Clock,
+    /// When the event began.
+    pub began: DateTime<Utc>,
     /// Until then the event must be dealt with.
     pub deadline: Instant,
     random: Arc<Mutex<fastrand::Rng>>,
@@ -81,8 +87,11 @@ impl Context {
                 project: environment.project.clone(),
                 region: environment.region.clone(),
             }),
+            deployment: Deployment::new(&environment.project, &environment.region, &environment.staging_bucket),
+            workflows: Workflows::default(),
             environment: Arc::new(environment),
             config: Arc::default(),
+            began: clock.now(),
             clock,
             deadline: now,
             random: Arc::new(Mutex::new(random)),
@@ -103,6 +112,7 @@ impl Context {
             storage: self.storage.until(deadline),
             dataproc: self.dataproc.until(deadline),
             responses: self.responses.until(deadline),
+            began: self.clock.now(),
             deadline,
             ..self
         }
@@ -122,18 +132,20 @@ impl Context {
         format!("{:032x}", self.random().u128(..))
     }
 
-    /// From 0 to 1.
-    pub fn jitter(&self) -> f64 {
-        self.random().f64()
-    }
-
-    pub fn patience(&self) -> Patience {
-        Patience {
-            max_request_age: self.environment.max_request_age,
-            submit_lease: self.environment.submit_lease,
-            retry_delay: self.environment.retry_delay,
-            capacity_retries: self.environment.capacity_retries,
-            capacity_retry_delay: self.environment.capacity_retry_delay,
+    /// What a transition depends on beside the record, now.
+    pub fn turn(&self, writer: &str) -> Turn {
+        let environment = &self.environment;
+        Turn {
+            writer: writer.to_owned(),
+            now: self.now(),
+            policy: RetryPolicy {
+                max_request_age: environment.max_request_age,
+                submit_lease: environment.submit_lease,
+                retry_delay: environment.retry_delay,
+                capacity_retries: environment.capacity_retries,
+                capacity_retry_delay: environment.capacity_retry_delay,
+            },
+            jitter: self.random().f64(),
         }
     }
 

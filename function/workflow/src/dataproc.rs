@@ -1,12 +1,17 @@
 //! Workflows, operations and jobs, over google.cloud.dataproc.v1 and google.longrunning.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use gcloud_sdk::{
     google::{
-        cloud::dataproc::v1::{GetJobRequest, Job, job_controller_client::JobControllerClient},
+        cloud::dataproc::v1::{
+            GetJobRequest, Job, ListJobsRequest, ListJobsResponse, job_controller_client::JobControllerClient,
+        },
         longrunning::{
-            CancelOperationRequest, GetOperationRequest, ListOperationsRequest, Operation,
+            CancelOperationRequest, GetOperationRequest, ListOperationsRequest, ListOperationsResponse, Operation,
             operations_client::OperationsClient,
         },
     },
@@ -14,9 +19,10 @@ use gcloud_sdk::{
 };
 use tokio::time::Instant;
 use tonic_prost::ProstCodec;
+use uuid::Uuid;
 
 use crate::{
-    error::CallError,
+    error::{CallError, Origin},
     google::{Method, Repeat, Service, routed},
     template::InstantiateRequest,
 };
@@ -25,7 +31,10 @@ use crate::{
 pub const INSTANTIATE_DEADLINE: Duration = Duration::from_secs(4);
 const INSTANTIATE_NAME: &str = "WorkflowTemplateService.InstantiateInlineWorkflowTemplate";
 const INSTANTIATE_PATH: &str = "/google.cloud.dataproc.v1.WorkflowTemplateService/InstantiateInlineWorkflowTemplate";
-const PAGE_SIZE: i32 = 500;
+/// Of jobs: as many as a request has.
+const JOBS_PAGE_SIZE: i32 = 1000;
+/// After the service's rate limit refused a submission, no other is sent for so long.
+const SUBMISSION_PAUSE: Duration = Duration::from_secs(10);
 /// An operation's metadata holds a node for each step of a workflow.
 const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
 
@@ -37,6 +46,7 @@ const LIST_OPERATIONS: Method = read("Operations.ListOperations", 2500);
 /// Cancelling twice is cancelling.
 const CANCEL_OPERATION: Method = read("Operations.CancelOperation", 2000);
 const GET_JOB: Method = read("JobController.GetJob", 1500);
+const LIST_JOBS: Method = read("JobController.ListJobs", 2500);
 
 /// Dataproc of one project and region, for the time of an event.
 #[derive(Clone)]
@@ -46,11 +56,20 @@ pub struct Dataproc {
     region: Arc<str>,
     began: Instant,
     until: Instant,
+    /// Until then the service's rate limit admits no submission.
+    paused_until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Dataproc {
     pub fn new(service: Service, project: &str, region: &str, until: Instant) -> Dataproc {
-        Dataproc { service, project: project.into(), region: region.into(), began: Instant::now(), until }
+        Dataproc {
+            service,
+            project: project.into(),
+            region: region.into(),
+            began: Instant::now(),
+            until,
+            paused_until: Arc::default(),
+        }
     }
 
     /// The same for an event that begins now and has until then.
@@ -108,43 +127,40 @@ impl Dataproc {
             .await;
         match answer {
             Ok(operation) => Ok(Some(operation.into_inner())),
-            Err(error) if error.code == Code::NotFound => Ok(None),
+            Err(error) if error.code == Code::NotFound && error.origin == Origin::Service => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Every workflow operation of the region in whatever state, all pages of it.
-    pub async fn workflows(&self) -> Result<Vec<Operation>, CallError> {
+    /// A page of the region's operations, in the service's order; all kinds of operations without a filter.
+    pub async fn operations(
+        &self,
+        filter: &str,
+        page_size: i32,
+        page_token: &str,
+        until: Instant,
+    ) -> Result<ListOperationsResponse, CallError> {
         let name = format!("{}/operations", self.parent());
-        let mut operations = Vec::new();
-        let mut page_token = String::new();
-        loop {
-            let answer = self
-                .service
-                .call(LIST_OPERATIONS, &name, self.until, |channel, deadline| {
-                    let message = ListOperationsRequest {
-                        name: name.clone(),
-                        filter: "operationType = WORKFLOW".to_owned(),
-                        page_size: PAGE_SIZE,
-                        page_token: page_token.clone(),
-                        ..Default::default()
-                    };
-                    let request = routed(message, &[("name", &name)], deadline);
-                    async move {
-                        OperationsClient::new(channel)
-                            .max_decoding_message_size(LARGEST_ANSWER)
-                            .list_operations(request)
-                            .await
-                    }
-                })
-                .await?
-                .into_inner();
-            operations.extend(answer.operations);
-            page_token = answer.next_page_token;
-            if page_token.is_empty() {
-                return Ok(operations);
-            }
-        }
+        let answer = self
+            .service
+            .call(LIST_OPERATIONS, &name, until.min(self.until), |channel, deadline| {
+                let message = ListOperationsRequest {
+                    name: name.clone(),
+                    filter: filter.to_owned(),
+                    page_size,
+                    page_token: page_token.to_owned(),
+                    ..Default::default()
+                };
+                let request = routed(message, &[("name", &name)], deadline);
+                async move {
+                    OperationsClient::new(channel)
+                        .max_decoding_message_size(LARGEST_ANSWER)
+                        .list_operations(request)
+                        .await
+                }
+            })
+            .await?;
+        Ok(answer.into_inner())
     }
 
     /// Asks for an operation's end. One that has ended already, or is gone, needs no cancelling.
@@ -158,17 +174,45 @@ impl Dataproc {
             .await;
         match answer {
             Ok(_) => Ok(()),
-            Err(error) if matches!(error.code, Code::NotFound | Code::FailedPrecondition) => Ok(()),
+            Err(error)
+                if error.origin == Origin::Service
+                    && matches!(error.code, Code::NotFound | Code::FailedPrecondition) =>
+            {
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }
 
-    /// A job by its id; none if the service does not know it.
-    pub async fn job(&self, job_id: &str) -> Result<Option<Job>, CallError> {
+    /// A page of the jobs with the label `run_id`.
+    pub async fn jobs(&self, run_id: Uuid, page_token: &str, until: Instant) -> Result<ListJobsResponse, CallError> {
         let (project, region) = (&*self.project, &*self.region);
         let answer = self
             .service
-            .call(GET_JOB, job_id, self.until, |channel, deadline| async move {
+            .call(LIST_JOBS, &run_id.to_string(), until.min(self.until), |channel, deadline| async move {
+                let message = ListJobsRequest {
+                    project_id: project.to_owned(),
+                    region: region.to_owned(),
+                    filter: format!("labels.run_id = {run_id}"),
+                    page_size: JOBS_PAGE_SIZE,
+                    page_token: page_token.to_owned(),
+                    ..Default::default()
+                };
+                JobControllerClient::new(channel)
+                    .max_decoding_message_size(LARGEST_ANSWER)
+                    .list_jobs(routed(message, &[("project_id", project), ("region", region)], deadline))
+                    .await
+            })
+            .await?;
+        Ok(answer.into_inner())
+    }
+
+    /// A job by its id; none if the service does not know it.
+    pub async fn job(&self, job_id: &str, until: Instant) -> Result<Option<Job>, CallError> {
+        let (project, region) = (&*self.project, &*self.region);
+        let answer = self
+            .service
+            .call(GET_JOB, job_id, until.min(self.until), |channel, deadline| async move {
                 let message = GetJobRequest {
                     project_id: project.to_owned(),
                     region: region.to_owned(),
@@ -183,8 +227,22 @@ impl Dataproc {
             .await;
         match answer {
             Ok(job) => Ok(Some(job.into_inner())),
-            Err(error) if error.code == Code::NotFound => Ok(None),
+            Err(error) if error.code == Code::NotFound && error.origin == Origin::Service => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether no submission is to be sent now: the service's rate limit has just refused one.
+    pub fn submissions_are_paused(&self) -> bool {
+        self.paused_until().is_some_and(|until| until > Instant::now())
+    }
+
+    /// The service's rate limit refused a submission.
+    pub fn pause_submissions(&self) {
+        *self.paused_until() = Some(Instant::now() + SUBMISSION_PAUSE);
+    }
+
+    fn paused_until(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.paused_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

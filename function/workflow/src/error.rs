@@ -41,9 +41,6 @@ pub enum Error {
     /// Nothing of the request is kept yet, and it cannot be: for want of storage or of the response topic.
     #[error("nothing is recorded yet: {0}")]
     NotRecorded(CallError),
-    /// A cancel may have overtaken the request it is meant for.
-    #[error("run {run_id} is not known yet")]
-    Overtaken { run_id: uuid::Uuid },
     /// The event's time is used up, and nobody knows how far it got.
     #[error("the event's time is used up")]
     OutOfTime,

@@ -1,17 +1,14 @@
 //! Messages about a run rather than for one: its status, and its cancellation.
 
-use std::time::Duration;
-
 use gcloud_sdk::tonic::Code;
 
 use crate::{
     advance::advance,
     bury::bury,
-    clock::after,
     context::Context,
     error::{CallError, Error},
     outcome::Failure,
-    record::{Cancel, Correlation, Kind},
+    record::{Cancel, Correlation, Kind, Record, State},
     records::{self, Found, Loaded},
     request::{Action, Request},
     response::Answer,
@@ -19,15 +16,13 @@ use crate::{
     trigger::Message,
 };
 
-/// So long after its publication a cancel may have overtaken the request it is meant for.
-const OVERTAKING: Duration = Duration::from_secs(60);
 /// Who keeps changing the record is the run itself; a redelivery follows.
 const MOST_ATTEMPTS: usize = 5;
 
 /// Answers with the run as it stands; a cancel is entered into the record first.
 ///
 /// # Errors
-/// While the message is not answered: for want of storage or of the response topic, or because it came too early.
+/// While the message is not answered: for lack of storage or of the response topic.
 pub async fn inquire(cx: &Context, message: &Message, request: &Request, mut to: Correlation) -> Result<String, Error> {
     if let Some(run_id) = request.run_id {
         to.run_id = run_id;
@@ -36,19 +31,20 @@ pub async fn inquire(cx: &Context, message: &Message, request: &Request, mut to:
     }
     for _ in 0..MOST_ATTEMPTS {
         match records::load(cx, to.run_id).await.map_err(Error::NotRecorded)? {
+            Found::Record(run) if run.record.state == State::Awaited => {
+                if let Some(what) = inquire_unrecorded(cx, message, request, &to, Some(*run)).await? {
+                    return Ok(what);
+                }
+            }
             Found::Record(run) => {
                 if let Some(what) = inquire_recorded(cx, message, request, &mut to, *run).await? {
                     return Ok(what);
                 }
             }
             Found::Missing => {
-                let published = message.published.unwrap_or_else(|| cx.now());
-                if request.action == Action::Cancel && cx.now() < after(published, OVERTAKING) {
-                    return Err(Error::Overtaken { run_id: to.run_id });
+                if let Some(what) = inquire_unrecorded(cx, message, request, &to, None).await? {
+                    return Ok(what);
                 }
-                let failure = Failure::new(Code::NotFound, "no such run is recorded");
-                answer(cx, &to, false, failure).await?;
-                return Ok("answered: not found".to_owned());
             }
             Found::UnknownVersion(version) => return answer_unknown_version(cx, &to, version).await,
             Found::Unreadable { generation, content, reason } => {
@@ -58,6 +54,33 @@ pub async fn inquire(cx: &Context, message: &Message, request: &Request, mut to:
     }
     let object = records::record_object(to.run_id);
     Err(Error::NotRecorded(CallError::overtaken("Storage.WriteObject", object, "others keep changing the record")))
+}
+
+/// Answers about a run whose request has not come. A cancel of it is recorded, and followed when the request comes; none
+/// if something else was recorded meanwhile.
+async fn inquire_unrecorded(
+    cx: &Context,
+    message: &Message,
+    request: &Request,
+    to: &Correlation,
+    awaited: Option<Loaded>,
+) -> Result<Option<String>, Error> {
+    let mut text = "no such run is recorded".to_owned();
+    if request.action == Action::Cancel {
+        text.push_str("; a request of it that was published before this cancel will be cancelled");
+        let requested = message.published.unwrap_or_else(|| cx.now());
+        let cancel = Cancel { message_id: message.id.clone(), requested, sent: false };
+        let (replaced, known) = awaited.map_or((0, None), |awaited| (awaited.generation, awaited.record.cancel));
+        if known.is_none_or(|known| known.requested < requested) {
+            let record = Record::awaited(to.clone(), cancel, cx.now());
+            match records::store(cx, &record, replaced).await.map_err(Error::NotRecorded)? {
+                Written::Lost => return Ok(None),
+                Written::At(_) => {}
+            }
+        }
+    }
+    answer(cx, to, false, Failure::new(Code::NotFound, text)).await?;
+    Ok(Some("answered: not found".to_owned()))
 }
 
 /// Answers about a run that is recorded; none if the record changed meanwhile.

@@ -17,7 +17,7 @@ const LONGEST_TEXT: usize = 1_024;
 pub fn written(before: Option<&Record>, record: &Record) {
     let known = before.is_some_and(|before| before.state == record.state && before.attempt == record.attempt);
     // Of an accepted run the request's own line tells.
-    if known || record.state == State::Accepted {
+    if known || matches!(record.state, State::Awaited | State::Accepted) {
         return;
     }
     let rejected_by = (record.state == State::Rejected).then(|| rejected_by(&record.violations));
@@ -49,10 +49,10 @@ pub fn rejected_by(violations: &[Violation]) -> &'static str {
     }
 }
 
-/// Only for want of capacity there is a next attempt; otherwise the same one is made again.
+/// Only for lack of capacity there is a next attempt; otherwise the same one is made again.
 fn waits_for(before: Option<&Record>, record: &Record) -> &'static str {
     match before {
-        Some(before) if before.attempt < record.attempt => "capacity",
+        Some(before) if before.capacity_failures < record.capacity_failures => "capacity",
         _ => "retry",
     }
 }

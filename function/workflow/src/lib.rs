@@ -25,6 +25,7 @@
 //! | [`rules`] | what Dataproc is known to refuse | yes |
 //! | [`code_prefixes`] | where a request may fetch code from | yes |
 //! | [`template`] | request and entry -> the template, and the call's request for an attempt | yes |
+//! | [`identity`] | the request_id and the cluster's name by which Dataproc knows an attempt | yes |
 //! | [`wire`] | a message -> its bytes | yes |
 //! | [`inquire`] | status and cancel: messages about a run rather than for one | |
 //! | [`record`] | the record of a run, as the bucket holds it | yes |
@@ -35,6 +36,8 @@
 //! | [`run`] | the record's transitions: what comes next, and what each thing that happens makes of it | yes |
 //! | [`outcome`] | operation, metadata and jobs -> progress, end, root cause | yes |
 //! | [`refusal`] | what a refused submission means for the run | yes |
+//! | [`listing`] | the region's workflows, listed once for all runs that look for theirs | |
+//! | [`findings`] | what the jobs of an ended workflow show | |
 //! | [`sweep`] | a tick: every active run; the audit log's event: one run | |
 //! | [`response`] | a run's change -> CloudEvent -> Pub/Sub message | yes |
 //! | [`google`] | one authenticated connection to a service, and how every call over it is made | |
@@ -83,6 +86,7 @@ pub mod proto_json;
 pub mod rules;
 
 pub mod code_prefixes;
+pub mod identity;
 pub mod template;
 pub mod wire;
 
@@ -98,6 +102,8 @@ pub mod journal;
 pub mod advance;
 pub mod run;
 
+pub mod findings;
+pub mod listing;
 pub mod outcome;
 pub mod refusal;
 

@@ -16,6 +16,7 @@ use gcloud_sdk::{
     tonic::Code,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::error::code_name;
@@ -116,6 +117,8 @@ pub fn short_digest(text: &str) -> String {
 pub struct Observation {
     pub name: String,
     pub done: bool,
+    /// Whether it tells of a workflow at all. False if its metadata is missing, or cannot be read.
+    pub readable: bool,
     /// The cluster's name as the workflow shows it; empty while it shows none.
     pub cluster_name: String,
     pub progress: Progress,
@@ -139,13 +142,60 @@ pub enum Outcome {
     },
 }
 
+/// What is known of a job whose workflow has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobFacts {
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub driver_output_uri: Option<String>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub details: Option<String>,
+    #[serde(default)]
+    pub cancelled: bool,
+    /// Since when it is in its state.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub since: Option<DateTime<Utc>>,
+}
+
+impl JobFacts {
+    /// A text longer than an event of `steps` steps has room for is cut.
+    pub fn of(job: Job, steps: usize) -> JobFacts {
+        let status = job.status.unwrap_or_default();
+        JobFacts {
+            driver_output_uri: Some(job.driver_output_resource_uri).filter(|uri| !uri.is_empty()),
+            cancelled: status.state() == job_status::State::Cancelled,
+            since: status.state_start_time.and_then(time),
+            details: Some(status.details)
+                .filter(|details| !details.is_empty())
+                .map(|details| shorten(details, longest_step_error(steps))),
+        }
+    }
+}
+
+/// What an ended workflow is judged by, beside its operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// By job id; those that could be had.
+    pub jobs: &'a BTreeMap<String, JobFacts>,
+    pub cancel_sent: bool,
+    /// How many steps the template has.
+    pub step_count: usize,
+    /// The request as it was sent: what an error quotes of it says nothing of the service.
+    pub request: &'a RawValue,
+}
+
+/// Whether an operation is one of another kind, such as the creation of a cluster.
+pub fn is_foreign(operation: &Operation) -> bool {
+    let type_url = operation.metadata.as_ref().map_or("", |any| any.type_url.as_str());
+    !type_url.is_empty() && !type_url.ends_with(".WorkflowMetadata")
+}
+
 /// Reads an operation and its `WorkflowMetadata`.
 pub fn observe(operation: &Operation) -> Observation {
-    let metadata = operation
-        .metadata
-        .as_ref()
-        .and_then(|any| WorkflowMetadata::decode(any.value.as_slice()).ok())
-        .unwrap_or_default();
+    let metadata = operation.metadata.as_ref().filter(|_| !is_foreign(operation));
+    let metadata = metadata.and_then(|any| WorkflowMetadata::decode(any.value.as_slice()).ok());
+    let readable = metadata.is_some();
+    let metadata = metadata.unwrap_or_default();
     let error_of = |cluster_operation: &Option<_>| {
         let operation: &gcloud_sdk::google::cloud::dataproc::v1::ClusterOperation = cluster_operation.as_ref()?;
         Some(operation.error.clone()).filter(|error| !error.is_empty())
@@ -188,6 +238,7 @@ pub fn observe(operation: &Operation) -> Observation {
     Observation {
         name: operation.name.clone(),
         done: operation.done,
+        readable,
         cluster_name: metadata.cluster_name,
         progress: Progress {
             running: matches!(
@@ -222,27 +273,21 @@ fn shorten(mut text: String, longest: usize) -> String {
 }
 
 impl Observation {
-    /// The jobs whose details an ended workflow's outcome needs.
-    pub fn job_ids(&self) -> impl Iterator<Item = &str> {
-        self.progress.steps.iter().filter_map(|step| step.job_id.as_deref())
-    }
-
     /// Why the cluster may still be there, if its deletion failed.
     pub fn delete_error(&self) -> Option<&str> {
         self.delete_error.as_deref()
     }
 
     /// How the workflow ended, and its steps with what their jobs add: error texts, driver output, root cause.
-    pub fn conclude(&self, jobs: &BTreeMap<String, Job>, cancel_sent: bool) -> (Outcome, Vec<Step>) {
+    pub fn conclude(&self, evidence: &Evidence<'_>) -> (Outcome, Vec<Step>) {
         let mut steps = self.progress.steps.clone();
         let longest = longest_step_error(steps.len());
         for step in &mut steps {
-            let Some(job) = step.job_id.as_ref().and_then(|id| jobs.get(id)) else {
+            let Some(job) = step.job_id.as_ref().and_then(|id| evidence.jobs.get(id)) else {
                 continue;
             };
-            step.driver_output_uri = Some(job.driver_output_resource_uri.clone()).filter(|uri| !uri.is_empty());
-            let details = job.status.as_ref().map(|status| status.details.as_str());
-            if let Some(details) = details.filter(|details| !details.is_empty())
+            step.driver_output_uri.clone_from(&job.driver_output_uri);
+            if let Some(details) = job.details.as_deref()
                 && step.state == FAILED
             {
                 // The node's error often only points to the job; the job's details say what happened.
@@ -257,17 +302,17 @@ impl Observation {
         let causes = match self.create_error {
             // Without a cluster every step fails, and none is to blame.
             Some(_) => BTreeSet::new(),
-            None => root_causes(&steps, jobs),
+            None => root_causes(&steps, evidence.jobs),
         };
         for (index, step) in steps.iter_mut().enumerate() {
             step.root_cause = (step.state == FAILED).then(|| causes.contains(&index));
         }
-        let outcome = self.outcome(&steps, jobs, cancel_sent);
+        let outcome = self.outcome(&steps, evidence);
         (outcome, steps)
     }
 
-    fn outcome(&self, steps: &[Step], jobs: &BTreeMap<String, Job>, cancel_sent: bool) -> Outcome {
-        let failed_step = first_cause(steps, jobs);
+    fn outcome(&self, steps: &[Step], evidence: &Evidence<'_>) -> Outcome {
+        let failed_step = first_cause(steps, evidence.jobs);
         let unfinished = steps.iter().find(|step| step.state != FAILED && step.state != COMPLETED);
         let error_text = self.error.as_ref().map(|(_, message)| message.as_str());
         let code = self.error.as_ref().map(|(code, _)| *code);
@@ -293,17 +338,22 @@ impl Observation {
                 step_id: Some(step.step_id.clone()),
                 ..Failure::new(Code::Cancelled, message)
             });
+        } else if steps.len() < evidence.step_count || !self.readable {
+            let (told, all) = (steps.len(), evidence.step_count);
+            let message = format!("the operation ended, and its metadata tell of {told} steps of {all}");
+            Failure::new(Code::DataLoss, message)
         } else {
             return Outcome::Succeeded;
         };
-        if cancel_sent {
+        if evidence.cancel_sent {
             return Outcome::Cancelled(failure);
         }
         let texts = [Some(failure.message.as_str()), error_text, self.create_error.as_deref()];
         let no_job_started =
             steps.iter().all(|step| step.job_id.is_none() && step.state != RUNNING && step.state != COMPLETED);
-        if no_job_started && self.delete_error.is_none() {
-            let shortage = texts.into_iter().flatten().find_map(shortage).or(match code {
+        if self.readable && no_job_started && self.delete_error.is_none() {
+            let told = texts.into_iter().flatten().find_map(|text| shortage(text, evidence.request));
+            let shortage = told.or(match code {
                 Some(Code::ResourceExhausted) => Some(Shortage::Quota),
                 // Compute Engine's answer when a zone is out of machines.
                 Some(Code::Unavailable) => Some(Shortage::Stockout),
@@ -322,11 +372,11 @@ impl Observation {
 
 const RUNNING: &str = "RUNNING";
 const COMPLETED: &str = "COMPLETED";
-const FAILED: &str = "FAILED";
+pub const FAILED: &str = "FAILED";
 
 /// A node can be FAILED because an ancestor or a peer failed. The root cause is one whose own prerequisites all
 /// completed and whose job, where it is known, was not just cancelled with the rest.
-fn root_causes(steps: &[Step], jobs: &BTreeMap<String, Job>) -> BTreeSet<usize> {
+fn root_causes(steps: &[Step], jobs: &BTreeMap<String, JobFacts>) -> BTreeSet<usize> {
     let unfinished: BTreeSet<&str> =
         steps.iter().filter(|step| step.state != COMPLETED).map(|step| step.step_id.as_str()).collect();
     let candidates: Vec<usize> = steps
@@ -343,7 +393,7 @@ fn root_causes(steps: &[Step], jobs: &BTreeMap<String, Job>) -> BTreeSet<usize> 
             // It never got as far as a job: stopped with the rest.
             None => false,
             Some(None) => true,
-            Some(Some(job)) => job.status.as_ref().is_none_or(|status| status.state() != job_status::State::Cancelled),
+            Some(Some(job)) => !job.cancelled,
         }
     };
     let own: BTreeSet<usize> = candidates.iter().filter(by_itself).copied().collect();
@@ -354,15 +404,12 @@ fn root_causes(steps: &[Step], jobs: &BTreeMap<String, Job>) -> BTreeSet<usize> 
 }
 
 /// Of several root causes the one that failed first; any failed step if there is none.
-fn first_cause<'a>(steps: &'a [Step], jobs: &BTreeMap<String, Job>) -> Option<&'a Step> {
-    let failed_at = |step: &Step| {
-        let status = jobs.get(step.job_id.as_ref()?)?.status.as_ref()?;
-        status.state_start_time.map(|time| (time.seconds, time.nanos))
-    };
+fn first_cause<'a>(steps: &'a [Step], jobs: &BTreeMap<String, JobFacts>) -> Option<&'a Step> {
+    let failed_at = |step: &Step| jobs.get(step.job_id.as_ref()?)?.since;
     steps
         .iter()
         .filter(|step| step.root_cause == Some(true))
-        .min_by_key(|step| failed_at(step).unwrap_or((i64::MAX, 0)))
+        .min_by_key(|step| failed_at(step).unwrap_or(DateTime::<Utc>::MAX_UTC))
         .or_else(|| steps.iter().find(|step| step.state == FAILED))
 }
 
@@ -375,20 +422,56 @@ pub enum Shortage {
     Stockout,
 }
 
-/// Recognises the texts of quota errors (`Insufficient 'N2_CPUS' quota`) and stockouts. Dataproc gives them under
-/// several codes, INVALID_ARGUMENT among them.
+/// Recognises the service's phrases for quota errors (`Insufficient 'N2_CPUS' quota`) and stockouts, which come under
+/// several codes, INVALID_ARGUMENT among them. A phrase that the text only quotes from the request does not count.
 /// Source: https://cloud.google.com/compute/docs/troubleshooting/troubleshooting-vm-creation#resource_availability
-pub fn shortage(text: &str) -> Option<Shortage> {
-    let quota = text
-        .split("Insufficient '")
-        .skip(1)
-        .any(|rest| rest.split_once('\'').is_some_and(|(_, rest)| rest.starts_with(" quota")));
-    let stockout = ["ZONE_RESOURCE_POOL_EXHAUSTED", "does not have enough resources available", "STOCKOUT", "stockout"];
-    match (quota, stockout.iter().any(|sign| text.contains(sign))) {
+pub fn shortage(text: &str, request: &RawValue) -> Option<Shortage> {
+    phrase(text)?;
+    phrase(&without_words_of(request, text))
+}
+
+fn phrase(text: &str) -> Option<Shortage> {
+    let is_metric = |metric: &str| {
+        !metric.is_empty() && metric.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'))
+    };
+    let quota = text.split("Insufficient '").skip(1).any(|rest| {
+        rest.split_once('\'').is_some_and(|(metric, rest)| is_metric(metric) && rest.starts_with(" quota"))
+    });
+    let mut words = text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+    let stockout = text.contains("does not have enough resources available")
+        || words
+            .any(|word| matches!(word, "ZONE_RESOURCE_POOL_EXHAUSTED" | "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS"));
+    match (quota, stockout) {
         (_, true) => Some(Shortage::Stockout),
         (true, false) => Some(Shortage::Quota),
         (false, false) => None,
     }
+}
+
+/// The text without the request's own strings and keys.
+fn without_words_of(request: &RawValue, text: &str) -> String {
+    fn collect(value: serde_json::Value, words: &mut Vec<String>) {
+        match value {
+            serde_json::Value::String(word) => {
+                // A path may be quoted in part.
+                words.extend(word.split('/').map(str::to_owned));
+                words.push(word);
+            }
+            serde_json::Value::Array(values) => values.into_iter().for_each(|value| collect(value, words)),
+            serde_json::Value::Object(members) => members.into_iter().for_each(|(key, value)| {
+                words.push(key);
+                collect(value, words);
+            }),
+            _ => {}
+        }
+    }
+    let mut words = Vec::new();
+    // It is JSON that this program wrote.
+    collect(serde_json::from_str(request.get()).unwrap_or_default(), &mut words);
+    // A word that is part of another one goes after it. Shorter ones cannot hold a phrase.
+    words.retain(|word| word.len() >= "Insufficient 'C' quota".len());
+    words.sort_by_key(|word| std::cmp::Reverse(word.len()));
+    words.iter().fold(text.to_owned(), |text, word| text.replace(word.as_str(), ""))
 }
 
 /// A protobuf timestamp as a time; none where it lies outside the calendar.

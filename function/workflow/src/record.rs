@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::{
-    outcome::{Failure, Progress},
+    outcome::{Failure, JobFacts, Progress},
     template::FIRST_ATTEMPT,
     violation::Violation,
 };
@@ -22,6 +22,8 @@ pub const VERSION: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
+    /// A cancel has come before its request.
+    Awaited,
     /// Recorded, not yet submitted.
     Accepted,
     /// Refused for now, by Dataproc or by the network.
@@ -38,6 +40,7 @@ pub enum State {
 impl State {
     pub fn word(self) -> &'static str {
         match self {
+            State::Awaited => "awaited",
             State::Accepted => "accepted",
             State::Waiting => "waiting",
             State::Submitted => "submitted",
@@ -50,7 +53,7 @@ impl State {
 
     pub fn is_end(self) -> bool {
         match self {
-            State::Accepted | State::Waiting | State::Submitted => false,
+            State::Awaited | State::Accepted | State::Waiting | State::Submitted => false,
             State::Succeeded | State::Failed | State::Cancelled | State::Rejected => true,
         }
     }
@@ -146,6 +149,21 @@ pub struct Correlation {
     pub attributes: BTreeMap<String, String>,
 }
 
+/// What the jobs of an ended workflow show, as far as it has been read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Findings {
+    /// By job id.
+    pub jobs: BTreeMap<String, JobFacts>,
+    /// Of the listing, empty at its beginning.
+    pub next_page: String,
+    /// Whether the listing has told all that it will.
+    pub listed: bool,
+    /// Whether the jobs that it does not tell of have been asked for.
+    pub asked: bool,
+    /// When the reading began.
+    pub since: DateTime<Utc>,
+}
+
 /// All that is known of a run, as `runs/<run_id>.json` holds it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
@@ -156,9 +174,13 @@ pub struct Record {
     pub digest: String,
     /// For people to read.
     pub request: Box<RawValue>,
-    /// The WorkflowTemplate as it was rendered, for the first attempt, serialized.
+    /// The WorkflowTemplate as it was rendered, serialized.
     #[serde(with = "base64_text")]
     pub template: Bytes,
+    /// The attempt whose cluster's name it bears.
+    pub template_attempt: u32,
+    /// How many jobs it has.
+    pub step_count: usize,
     pub cluster_base_name: String,
     /// The request itself names the zone, so that a stockout must not drop it.
     #[serde(default)]
@@ -175,6 +197,11 @@ pub struct Record {
     pub state: State,
     /// From 1; a part of the cluster's name and of Dataproc's request_id.
     pub attempt: u32,
+    /// No workflow of this attempt has begun before.
+    pub attempt_began: DateTime<Utc>,
+    /// Whether an earlier attempt had a workflow.
+    #[serde(default)]
+    pub had_workflow: bool,
     /// Attempts that ended for want of capacity.
     #[serde(default)]
     pub capacity_failures: u32,
@@ -191,6 +218,12 @@ pub struct Record {
     /// Until then a submission of this attempt, whose answer nobody saw, can have been under way.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub unsettled_until: Option<DateTime<Utc>>,
+    /// Dataproc says that this attempt's workflow exists, and not what it is.
+    #[serde(default)]
+    pub exists: bool,
+    /// Since when Dataproc has not told what has become of the submission, or of the workflow.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub blind_since: Option<DateTime<Utc>>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub operation: Option<String>,
     /// Since when Dataproc does not know the operation.
@@ -198,6 +231,9 @@ pub struct Record {
     pub missing_since: Option<DateTime<Utc>>,
     #[serde(default)]
     pub progress: Progress,
+    /// What has been learnt of the jobs of a workflow that has ended, until the run has.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub findings: Option<Findings>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub failure: Option<Failure>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -231,6 +267,8 @@ impl Record {
             digest: String::new(),
             request: RawValue::NULL.to_owned(),
             template: Bytes::new(),
+            template_attempt: FIRST_ATTEMPT,
+            step_count: 0,
             cluster_base_name: String::new(),
             zone_from_request: false,
             config_entry: String::new(),
@@ -241,15 +279,20 @@ impl Record {
             times: Times { received: published.or(Some(now)), ..Times::default() },
             state: State::Accepted,
             attempt: FIRST_ATTEMPT,
+            attempt_began: now,
+            had_workflow: false,
             capacity_failures: 0,
             leave_zone: false,
             submit_failures: 0,
             not_before: None,
             lease: None,
             unsettled_until: None,
+            exists: false,
+            blind_since: None,
             operation: None,
             missing_since: None,
             progress: Progress::default(),
+            findings: None,
             failure: None,
             cancel: None,
             sequence: 0,

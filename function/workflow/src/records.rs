@@ -116,29 +116,18 @@ pub async fn store(cx: &Context, record: &Record, expected: i64) -> Result<Writt
     Ok(written)
 }
 
-/// Makes sure that a run's marker stands. Says its generation where this call wrote it.
-pub async fn mark(cx: &Context, run_id: Uuid) -> Result<Option<i64>, CallError> {
-    match cx.storage.write(&marker_object(run_id), b"", "text/plain", 0).await {
-        Ok(Written::At(generation)) => Ok(Some(generation)),
-        Ok(Written::Lost) => Ok(None),
-        // Mostly somebody wrote it within this second; but it may have been its deletion, or other traffic.
-        Err(error) if error.code == Code::ResourceExhausted => {
-            cx.storage.generation(&marker_object(run_id)).await?.map(|_| None).ok_or(error)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Makes sure that a run's marker stands and is newer than this call, so that nobody who still has an earlier one in mind
-/// deletes it. Says its generation.
-pub async fn mark_anew(cx: &Context, run_id: Uuid) -> Result<i64, CallError> {
+/// Writes a run's marker, over the one that exists if there is one, so that no instance that has listed an earlier one
+/// deletes it. Returns its generation.
+pub async fn mark(cx: &Context, run_id: Uuid) -> Result<i64, CallError> {
     let object = marker_object(run_id);
     let mut attempt = 1;
+    let mut standing = 0;
     loop {
-        let standing = cx.storage.generation(&object).await?.unwrap_or(0);
         match cx.storage.write(&object, b"", "text/plain", standing).await {
             Ok(Written::At(generation)) => return Ok(generation),
-            Ok(Written::Lost) if attempt < MARKER_ATTEMPTS => {}
+            Ok(Written::Lost) if attempt < MARKER_ATTEMPTS => {
+                standing = cx.storage.generation(&object).await?.unwrap_or(0);
+            }
             Ok(Written::Lost) => {
                 return Err(CallError::overtaken("Storage.WriteObject", object, "others keep writing it"));
             }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gcloud_sdk::tonic::Code;
+use serde_json::value::RawValue;
 
 use crate::{
     error::{CallError, Origin},
@@ -12,31 +13,40 @@ use crate::{
 /// What a refusal of InstantiateInline means for the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
+    /// The service will not take it, whenever it is sent.
     Permanent,
-    Capacity {
-        stockout: bool,
-    },
-    /// `executed`: the workflow may have been made all the same.
-    Transient {
-        executed: bool,
-    },
+    /// Quota or machines are short.
+    Capacity { stockout: bool },
+    /// Too many submissions at the time: not a matter of this run, and not an attempt.
+    RateLimited,
+    /// For now. `executed`: the workflow may have been created all the same.
+    Transient { executed: bool },
+    /// A workflow with this attempt's request_id exists.
     AlreadyThere,
 }
 
-/// Sorts the errors of InstantiateInline.
-pub fn refusal(error: &CallError) -> Refusal {
-    if let Some(shortage) = shortage(&error.message).filter(|_| error.origin != Origin::NotExecuted) {
-        return Refusal::Capacity { stockout: shortage == Shortage::Stockout };
+/// Sorts the errors of InstantiateInline. Who made the error and its code say whether the call may have been executed;
+/// its text only says more of one that was certainly not.
+pub fn refusal(error: &CallError, request: &RawValue) -> Refusal {
+    match error.origin {
+        Origin::NotExecuted => return Refusal::Transient { executed: false },
+        Origin::Unknown => return Refusal::Transient { executed: true },
+        Origin::Service => {}
     }
+    let short = || shortage(&error.message, request);
     match error.code {
+        Code::InvalidArgument | Code::FailedPrecondition | Code::ResourceExhausted if let Some(shortage) = short() => {
+            Refusal::Capacity { stockout: shortage == Shortage::Stockout }
+        }
         Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::OutOfRange | Code::Unimplemented => {
             Refusal::Permanent
         }
-        Code::ResourceExhausted => Refusal::Capacity { stockout: false },
+        // 400 submissions a minute. Source: https://cloud.google.com/dataproc/quotas#api_requests
+        Code::ResourceExhausted => Refusal::RateLimited,
         Code::AlreadyExists => Refusal::AlreadyThere,
         // IAM takes minutes.
         Code::PermissionDenied | Code::Unauthenticated => Refusal::Transient { executed: false },
-        _ => Refusal::Transient { executed: error.origin != Origin::NotExecuted },
+        _ => Refusal::Transient { executed: true },
     }
 }
 

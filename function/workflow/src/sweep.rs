@@ -9,14 +9,14 @@ use uuid::Uuid;
 
 use crate::{
     advance::advance,
-    bury::bury,
+    bury::{bury, replace_deleted},
     clock::after,
     context::Context,
     error::CallError,
+    identity::ClusterName,
     outcome::observe,
     record::Correlation,
     records::{self, Found, MARKERS},
-    run::cluster_run,
     storage::Listed,
 };
 
@@ -25,8 +25,9 @@ const RUNS_AT_ONCE: usize = 64;
 const LEAST_TIME: Duration = Duration::from_millis(2500);
 /// The scheduler sends another one every minute.
 const OLDEST_TICK: Duration = Duration::from_secs(90);
-/// A marker without a record belongs to a message that is still being delivered, unless it is this old.
-const ORPHAN_AGE: TimeDelta = TimeDelta::hours(1);
+/// A marker is written after its record, so one without a record is that of a run whose record was deleted. Younger ones
+/// are left alone: what was listed may be older than what is read.
+const ORPHAN_AGE: TimeDelta = TimeDelta::minutes(10);
 /// The fractions of its multiples are spread evenly, whatever their number. Source: Knuth, TAOCP 3, 6.4 (Fibonacci hashing)
 const GOLDEN_RATIO: f64 = 0.618_033_988_749_894_9;
 
@@ -90,11 +91,10 @@ pub async fn operation_ended(cx: &Context, name: &str) -> Result<Swept, CallErro
         return Ok(swept);
     };
     let workflow = observe(&operation);
-    let Some((hex, _)) = cluster_run(&workflow.cluster_name) else {
+    let Some(name) = ClusterName::parse(&workflow.cluster_name) else {
         return Ok(swept);
     };
-    // A run's id begins with the digits that its cluster's name carries.
-    let prefix = format!("{MARKERS}{}-{}", &hex[..8], &hex[8..]);
+    let prefix = format!("{MARKERS}{}", cx.deployment.run_prefix(&name.digits));
     let (markers, _) = cx.storage.list(&prefix, ("", ""), "").await?;
     advance_all(cx, &cx.writer(), markers, &mut swept).await;
     swept.complete = true;
@@ -177,8 +177,7 @@ async fn advance_one(
         Found::Missing => {
             let orphan = marker.created.is_some_and(|created| created + ORPHAN_AGE < cx.now());
             if orphan {
-                warn!(%run_id, "a marker without a record; deleted");
-                cx.storage.delete(&marker.name, marker.generation).await?;
+                replace_deleted(cx, run_id, marker.generation).await?;
                 *since = None;
             }
         }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::cluster_config::{ClusterConfig, Entry};
 use crate::code_prefixes;
+use crate::identity::{ClusterName, Deployment};
 use crate::json;
 use crate::proto_json::{self, dataproc, field, field_value};
 use crate::request::Request;
@@ -26,13 +27,15 @@ pub const MAX_JOBS: usize = 1_000;
 /// Attempts are counted from here.
 pub const FIRST_ATTEMPT: u32 = 1;
 
-/// The longest name of a managed cluster, to which the service adds a suffix of its own.
+/// The longest name that an entry may give its cluster.
+/// Source: google.cloud.dataproc.v1.ManagedCluster.cluster_name
 const MAX_CLUSTER_NAME: usize = 35;
 
 /// What the operator's environment says about every template.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub run_id: Uuid,
+    pub deployment: Deployment,
     /// Where requests may fetch code from, as `gs://bucket/folder`; empty for anywhere.
     pub allowed_code_prefixes: Vec<String>,
     /// Seconds without a job after which a cluster whose entry has no lifecycle_config deletes itself.
@@ -51,6 +54,8 @@ pub struct Rendered {
     pub config_entry: String,
     /// The sender wants this zone and no other.
     pub zone_from_request: bool,
+    /// How many jobs the template has.
+    pub step_count: usize,
 }
 
 /// Renders the template of a request. The violations are all there are, apart from those that `request::decode`
@@ -88,11 +93,9 @@ pub fn render(request: &Request, config: &ClusterConfig, options: &Options) -> (
         let cluster_base_name = cluster_base_name(&cluster, &request.job_name);
         let run_labels = run_labels(request, options.run_id);
         entries(&mut cluster, "labels").extend(run_labels.clone());
-        set(
-            &mut cluster,
-            "cluster_name",
-            Value::String(cluster_name(&cluster_base_name, options.run_id, FIRST_ATTEMPT)),
-        );
+        let name = options.deployment.cluster_name(&cluster_base_name, options.run_id, FIRST_ATTEMPT);
+        set(&mut cluster, "cluster_name", Value::String(name.to_string()));
+        let step_count = steps.len();
         let steps = steps.into_iter().map(|step| {
             let mut job = step.message;
             entries(&mut job, "labels").extend(run_labels.clone());
@@ -105,7 +108,7 @@ pub fn render(request: &Request, config: &ClusterConfig, options: &Options) -> (
             set(&mut template, "dag_timeout", timeout);
         }
         let zone_from_request = request.zone.is_some();
-        Rendered { template, cluster_base_name, config_entry: entry.name.into(), zone_from_request }
+        Rendered { template, cluster_base_name, config_entry: entry.name.into(), zone_from_request, step_count }
     });
     (rendered, violations)
 }
@@ -274,58 +277,25 @@ pub struct InstantiateRequest {
     pub request_id: String,
 }
 
-/// The call's request for one attempt of a run: the request_id makes the attempt the only one of its kind. `attempt` counts
-/// from 1, and stays below 1,000 (the service takes 40 characters).
-pub fn instantiate_request(
-    project: &str,
-    region: &str,
-    template: Bytes,
-    run_id: Uuid,
-    attempt: u32,
-) -> InstantiateRequest {
-    let parent = format!("projects/{project}/regions/{region}");
-    let request_id = if attempt == FIRST_ATTEMPT { run_id.to_string() } else { format!("{run_id}-{attempt}") };
-    InstantiateRequest { parent, template, request_id }
+/// The call's request. Its `request_id` makes an attempt of a run the only one of its kind.
+pub fn instantiate_request(project: &str, region: &str, template: Bytes, request_id: String) -> InstantiateRequest {
+    InstantiateRequest { parent: format!("projects/{project}/regions/{region}"), template, request_id }
 }
 
-/// Whether a rendered template is ready to be sent for an attempt: its cluster bears that attempt's name.
-pub fn is_ready(template: &[u8], cluster_base_name: &str, run_id: Uuid, attempt: u32) -> bool {
-    let name = cluster_name(cluster_base_name, run_id, attempt);
-    template.windows(name.len()).any(|part| part == name.as_bytes())
-}
-
-/// A rendered template for an attempt: as it is if it is ready, else with the cluster's name that shows which attempt it is.
-/// `leave_zone` lets Dataproc choose the zone, after the one that was asked for had no machines.
+/// A rendered template with another name of its cluster. `leave_zone` lets Dataproc choose the zone, after the one that was
+/// asked for had no machines.
 ///
 /// # Errors
-///
-/// It must be changed, and the bytes are no template.
-pub fn for_attempt(
-    template: &Bytes,
-    cluster_base_name: &str,
-    run_id: Uuid,
-    attempt: u32,
-    leave_zone: bool,
-) -> Result<Bytes, prost::DecodeError> {
-    if !leave_zone && is_ready(template, cluster_base_name, run_id, attempt) {
-        return Ok(template.clone());
-    }
+/// The bytes are not a template.
+pub fn renamed(template: &Bytes, cluster_name: &ClusterName, leave_zone: bool) -> Result<Bytes, prost::DecodeError> {
     let mut template = DynamicMessage::decode(dataproc("WorkflowTemplate"), template.clone())?;
-    let name = cluster_name(cluster_base_name, run_id, attempt);
-    set(child(child(&mut template, "placement"), "managed_cluster"), "cluster_name", Value::String(name));
+    let cluster = child(child(&mut template, "placement"), "managed_cluster");
+    set(cluster, "cluster_name", Value::String(cluster_name.to_string()));
     if leave_zone {
         leave_zone_to_service(&mut template);
     }
     // With the fields that only a later release knows.
     Ok(template.encode_to_vec().into())
-}
-
-/// `<base>-<the run's first 12 hex digits>-<attempt>`, the base cut so that the service takes the name.
-fn cluster_name(base: &str, run_id: Uuid, attempt: u32) -> String {
-    let hex = run_id.simple().to_string();
-    let suffix = format!("-{}-{attempt}", &hex[..12]);
-    let base: String = base.chars().take(MAX_CLUSTER_NAME - suffix.len()).collect();
-    base + &suffix
 }
 
 fn leave_zone_to_service(template: &mut DynamicMessage) {

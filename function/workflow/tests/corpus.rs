@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use base64::Engine;
 use inline_workflow::violation::{Document, Fault, Faults, Violation};
-use inline_workflow::{cluster_config, json, proto_json, request, template};
+use inline_workflow::{cluster_config, identity::Deployment, json, proto_json, request, template};
 use prost::Message;
 use prost_reflect::{DynamicMessage, MapKey, ReflectMessage, Value};
 use serde_json::Value as Json;
@@ -81,6 +81,7 @@ fn case(case: &Json) -> Result<Outcome, String> {
         Ok(config) => {
             let options = template::Options {
                 run_id: RUN_ID,
+                deployment: Deployment::new(project, region, "b"),
                 allowed_code_prefixes: Vec::new(),
                 cluster_idle_ttl: None,
                 cluster_max_ttl: None,
@@ -102,7 +103,7 @@ fn case(case: &Json) -> Result<Outcome, String> {
     let refused = violations.iter().any(|violation| violation.fault == Fault::Decoding);
     let sent = rendered.filter(|_| !refused).map(|rendered| {
         let template = template::encode(&rendered.template);
-        let request = template::instantiate_request(project, region, template, RUN_ID, 1);
+        let request = template::instantiate_request(project, region, template, "id".to_owned());
         let descriptor = proto_json::dataproc("InstantiateInlineWorkflowTemplateRequest");
         DynamicMessage::decode(descriptor, request.encode_to_vec().as_slice()).unwrap()
     });

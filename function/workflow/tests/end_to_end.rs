@@ -69,6 +69,7 @@ async fn a_message_on_the_topic_becomes_a_workflow_and_its_result() {
         ("Publish", "topic=projects%2Ftest-project%2Ftopics%2Fresponses"),
         ("InstantiateInlineWorkflowTemplate", "parent=projects%2Ftest-project%2Fregions%2Fus-central1"),
         ("GetOperation", "name=projects%2Ftest-project%2Fregions%2Fus-central1%2Foperations%2F"),
+        ("ListJobs", "project_id=test-project&region=us-central1"),
         ("GetJob", "project_id=test-project&region=us-central1&job_id=count-"),
     ]);
     for call in emulator.calls() {

@@ -1,7 +1,5 @@
 //! How a workflow's end is read from its operation, its graph and its jobs.
 
-use std::collections::BTreeMap;
-
 use gcloud_sdk::{
     google::{
         cloud::dataproc::v1::{
@@ -15,7 +13,10 @@ use gcloud_sdk::{
     prost_types::{Any, Timestamp},
     tonic::Code,
 };
-use inline_workflow::outcome::{ClusterState, Outcome, Shortage, Step, observe, shortage};
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+use inline_workflow::outcome::{ClusterState, Evidence, JobFacts, Outcome, Shortage, Step, observe, shortage};
 
 fn node(step_id: &str, prerequisites: &[&str], state: NodeState, error: &str) -> WorkflowNode {
     WorkflowNode {
@@ -76,8 +77,9 @@ fn job(state: job_status::State, details: &str, at: i64) -> Job {
 }
 
 fn conclude(operation: &Operation, jobs: &[(&str, Job)], cancel_sent: bool) -> (Outcome, Vec<Step>) {
-    let jobs: BTreeMap<_, _> = jobs.iter().map(|(id, job)| ((*id).to_owned(), job.clone())).collect();
-    observe(operation).conclude(&jobs, cancel_sent)
+    let jobs = jobs.iter().map(|(id, job)| ((*id).to_owned(), JobFacts::of(job.clone(), 1))).collect();
+    let request = RawValue::NULL;
+    observe(operation).conclude(&Evidence { jobs: &jobs, cancel_sent, step_count: 0, request })
 }
 
 fn causes(steps: &[Step]) -> Vec<(&str, Option<bool>)> {
@@ -213,9 +215,50 @@ fn want_of_capacity_counts_only_before_the_first_job() {
 #[test]
 fn shortages_are_recognised_by_their_texts() {
     let quota = "Multiple validation errors:\n - Insufficient 'CPUS' quota. Requested 12.0, available 4.0.";
-    assert_eq!(shortage(quota), Some(Shortage::Quota));
-    assert_eq!(shortage("Insufficient 'x' privileges, see quota"), None);
-    assert_eq!(shortage("File not found"), None);
+    let told = |text: &str, request: &str| shortage(text, &RawValue::from_string(request.to_owned()).unwrap());
+    for (text, expected) in [
+        (quota, Some(Shortage::Quota)),
+        ("The zone 'z' does not have enough resources available to fulfill the request.", Some(Shortage::Stockout)),
+        ("code: ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS", Some(Shortage::Stockout)),
+        ("Insufficient 'x' privileges, see quota", None),
+        ("Insufficient 'no metric' quota", None),
+        ("job stockout-timeout: STOCKOUT, stockout", None),
+        ("File not found: gs://b/stockout/m.py", None),
+        ("MY_ZONE_RESOURCE_POOL_EXHAUSTED", None),
+    ] {
+        assert_eq!(told(text, "null"), expected, "{text}");
+    }
+    // What the text quotes from the request, whole or in part, says nothing.
+    let request = r#"{"jobs": [{"a": "gs://b/ZONE_RESOURCE_POOL_EXHAUSTED/Insufficient 'CPUS' quota"}]}"#;
+    for quoted in [
+        "no file gs://b/ZONE_RESOURCE_POOL_EXHAUSTED/Insufficient 'CPUS' quota",
+        "no file b/ZONE_RESOURCE_POOL_EXHAUSTED",
+        "invalid: Insufficient 'CPUS' quota",
+    ] {
+        assert_eq!(told(quoted, request), None, "{quoted}");
+    }
+    assert_eq!(
+        told("gs://b/ZONE_RESOURCE_POOL_EXHAUSTED: Insufficient 'N2_CPUS' quota", request),
+        Some(Shortage::Quota)
+    );
+}
+
+#[test]
+fn an_operation_that_tells_of_fewer_steps_than_the_template_has_is_no_success() {
+    let judge = |operation: &Operation, step_count| {
+        let evidence = Evidence { jobs: &BTreeMap::new(), cancel_sent: false, step_count, request: RawValue::NULL };
+        observe(operation).conclude(&evidence).0
+    };
+    let whole = ended(metadata(vec![node("one", &[], NodeState::Completed, "")]), None);
+    assert_eq!(judge(&whole, 1), Outcome::Succeeded);
+    let without = Operation { metadata: None, ..whole.clone() };
+    let unreadable =
+        Operation { metadata: Some(Any { value: b"\xff\xff".to_vec(), ..Default::default() }), ..whole.clone() };
+    for (operation, steps) in [(&whole, 2), (&without, 1), (&unreadable, 1)] {
+        let outcome = judge(operation, steps);
+        let Outcome::Failed(failure) = &outcome else { panic!("{outcome:?}") };
+        assert_eq!(failure.code, "DATA_LOSS");
+    }
 }
 
 #[test]

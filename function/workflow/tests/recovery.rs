@@ -41,15 +41,38 @@ fn ends(world: &World) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancel_that_overtakes_its_request_comes_again() {
+async fn a_cancel_that_overtakes_its_request_is_followed_when_it_comes() {
     let mut world = World::new();
     let cx = world.instance();
-    let early = world.request(&cancel());
-    deliver(&cx, &early).await.unwrap_err();
+    let request = world.request(&named());
+    deliver(&cx, &world.request(&cancel())).await.unwrap();
+    assert_eq!(world.said()[0].data["found"], false);
+    // However late it is delivered.
+    sleep(Duration::from_secs(7200)).await;
+    deliver(&cx, &request).await.unwrap();
+    assert_eq!((ends(&world), world.emulator.workflows().len()), (vec!["cancelled".to_owned()], 0));
+    world.ticks(&cx, 2).await;
+    assert_eq!((ends(&world).len(), world.objects("active/").len()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_does_not_count_for_a_request_that_is_published_after_it() {
+    let mut world = World::new();
+    let cx = world.instance();
+    deliver(&cx, &world.request(&cancel())).await.unwrap();
+    sleep(Duration::from_secs(61)).await;
     deliver(&cx, &world.request(&named())).await.unwrap();
-    deliver(&cx, &early).await.unwrap();
     world.ticks(&cx, 5).await;
-    assert_eq!((ends(&world), world.count("answered")), (vec!["cancelled".to_owned()], 1));
+    assert_eq!(ends(&world), ["succeeded"]);
+    // Of two cancels the later one counts.
+    let mut world = World::new();
+    let cx = world.instance();
+    deliver(&cx, &world.request(&cancel())).await.unwrap();
+    sleep(Duration::from_secs(600)).await;
+    let request = world.request(&named());
+    deliver(&cx, &world.request(&cancel())).await.unwrap();
+    deliver(&cx, &request).await.unwrap();
+    assert_eq!(ends(&world), ["cancelled"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -172,7 +195,7 @@ async fn instances_that_sweep_at_once_do_each_thing_once() {
 
 #[tokio::test(start_paused = true)]
 async fn every_run_has_its_turn_when_a_tick_cannot_take_them_all() {
-    const RUNS: usize = 600;
+    const RUNS: usize = 800;
     let mut world = World::new();
     let cx = world.instance();
     world.emulator.on_step("count", Outcome::Hang);

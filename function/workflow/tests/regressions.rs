@@ -165,22 +165,6 @@ async fn a_repeated_message_puts_the_marker_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_marker_that_was_refused_for_traffic_does_not_count_as_standing() {
-    let mut world = World::new();
-    let cx = world.instance();
-    let event = world.request(&once());
-    // The marker's write is the first of the two.
-    let busy = What::Code(Code::ResourceExhausted, "rate limit".to_owned());
-    world.emulator.fault(Fault::times("WriteObject", busy, 1));
-    deliver(&cx, &event).await.unwrap_err();
-    assert!(world.objects("active/").is_empty());
-    deliver(&cx, &event).await.unwrap();
-    assert_eq!(world.objects("active/").len(), 1);
-    world.ticks(&cx, 10).await;
-    assert_eq!((world.count("succeeded"), world.emulator.workflows().len()), (1, 1));
-}
-
-#[tokio::test(start_paused = true)]
 async fn what_a_bad_configuration_refused_stays_refused_when_it_is_delivered_again() {
     let mut world = World::new();
     let cx = world.instance();

@@ -7,6 +7,7 @@ use cloudevents::{AttributesReader, Event};
 use http::{HeaderName, HeaderValue, Request, request::Parts};
 use inline_workflow::{
     cluster_config::{self, ClusterConfig},
+    identity::Deployment,
     json, proto_json, request as requests,
     template::{self, Options},
     trigger::{self, Trigger},
@@ -135,6 +136,7 @@ fn render(input: &[u8], config: &ClusterConfig) -> String {
     for prefixes in [vec!["gs://staging/scripts".to_owned()], Vec::new()] {
         let options = Options {
             run_id: RUN_ID,
+            deployment: Deployment::new("p", "us-central1", "b"),
             allowed_code_prefixes: prefixes,
             cluster_idle_ttl: Some(600),
             cluster_max_ttl: Some(86_400),
@@ -146,11 +148,12 @@ fn render(input: &[u8], config: &ClusterConfig) -> String {
         if let Some(rendered) = rendered {
             // A record holds it.
             let recorded = template::encode(&rendered.template);
-            let request = template::instantiate_request("p", "us-central1", recorded.clone(), RUN_ID, 1);
+            let request = template::instantiate_request("p", "us-central1", recorded.clone(), "id".to_owned());
             let descriptor = proto_json::dataproc("InstantiateInlineWorkflowTemplateRequest");
             let sent = DynamicMessage::decode(descriptor, request.encode_to_vec().as_slice()).unwrap();
             assert_eq!(template::to_json(&sent)["template"], template::to_json(&rendered.template));
-            template::for_attempt(&recorded, &rendered.cluster_base_name, RUN_ID, 2, true).unwrap();
+            let name = options.deployment.cluster_name(&rendered.cluster_base_name, RUN_ID, 2);
+            template::renamed(&recorded, &name, true).unwrap();
         }
         if options.allowed_code_prefixes.is_empty() {
             violations.extend(more);

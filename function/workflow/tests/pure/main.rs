@@ -15,7 +15,7 @@ mod wire;
 use inline_workflow::request::Request;
 use inline_workflow::template::{InstantiateRequest, Options, Rendered};
 use inline_workflow::violation::{Document, Fault, Violation};
-use inline_workflow::{cluster_config, proto_json, request as requests, template};
+use inline_workflow::{cluster_config, identity::Deployment, proto_json, request as requests, template};
 use prost::Message;
 use prost_reflect::DynamicMessage;
 use uuid::Uuid;
@@ -24,8 +24,18 @@ const RUN_ID: Uuid = Uuid::from_u128(0x0b51_e8a4_6d0b_5f3c_9a57_6b7a_52f1_9c01);
 const OBJECT: &str = "config/cluster-config.json";
 const PLAIN_CONFIG: &str = r#"{"default_cluster_config": {"cluster_name": "etl", "config": {}}}"#;
 
+fn deployment() -> Deployment {
+    Deployment::new("p", "r1", "b")
+}
+
 fn options() -> Options {
-    Options { run_id: RUN_ID, allowed_code_prefixes: Vec::new(), cluster_idle_ttl: None, cluster_max_ttl: None }
+    Options {
+        run_id: RUN_ID,
+        deployment: deployment(),
+        allowed_code_prefixes: Vec::new(),
+        cluster_idle_ttl: None,
+        cluster_max_ttl: None,
+    }
 }
 
 /// A request of one step, with further members of the request.
@@ -58,7 +68,8 @@ fn rendered(request: &str, config: &str, options: &Options) -> serde_json::Value
     assert_eq!(violations, []);
     let rendered = rendered.unwrap();
     // Through the wire, so that what is not sent does not count.
-    sent(&template::instantiate_request("p", "r1", template::encode(&rendered.template), RUN_ID, 1))["template"].take()
+    sent(&template::instantiate_request("p", "r1", template::encode(&rendered.template), "id".to_owned()))["template"]
+        .take()
 }
 
 /// The request of a call as the service reads it.

@@ -4,7 +4,7 @@ use inline_workflow::template::{self, Options};
 use inline_workflow::{cluster_config, violation::Document};
 use serde_json::json;
 
-use super::{OBJECT, PLAIN_CONFIG, RUN_ID, assert_violations, options, render, rendered, sent, with};
+use super::{OBJECT, PLAIN_CONFIG, RUN_ID, assert_violations, deployment, options, render, rendered, sent, with};
 
 fn cluster(request: &str, config: &str) -> serde_json::Value {
     rendered(request, config, &options())["placement"]["managedCluster"].clone()
@@ -28,7 +28,7 @@ fn the_whole_template() {
             "labels": {"job_name": "daily_report", "run_id": run_id},
         }],
         "placement": {"managedCluster": {
-            "clusterName": "special-0b51e8a46d0b-1",
+            "clusterName": deployment().cluster_name("special", RUN_ID, 1).to_string(),
             "labels": {"team": "a", "env": "test", "cost": "c", "job_name": "daily_report", "run_id": run_id},
             "config": {
                 "gceClusterConfig": {"zoneUri": "us-central1-b", "metadata": {"k": "v", "m": "n", "o": "p"}},
@@ -190,45 +190,20 @@ fn label_values_of_the_run_are_made_legal() {
 fn the_request_of_an_attempt() {
     let (_, rendered, _) = render(&with(r#""job_name": "daily""#), r#"{"daily": {"config": {}}}"#, &options());
     let rendered = rendered.unwrap();
-    let request = |base: &str, attempt: u32| {
-        let template = match attempt {
-            1 => template::encode(&rendered.template),
-            _ => template::for_attempt(&template::encode(&rendered.template), base, RUN_ID, attempt, false).unwrap(),
-        };
-        sent(&template::instantiate_request("p", "r1", template, RUN_ID, attempt))
-    };
-    let first = request("daily", 1);
-    assert_eq!(first["parent"], "projects/p/regions/r1");
-    assert_eq!(first["requestId"], "0b51e8a4-6d0b-5f3c-9a57-6b7a52f19c01");
-    assert_eq!(first["template"]["placement"]["managedCluster"]["clusterName"], "daily-0b51e8a46d0b-1");
+    assert_eq!(rendered.step_count, 1);
+    let template = template::encode(&rendered.template);
+    let first = sent(&template::instantiate_request("p", "r1", template.clone(), "id-1".to_owned()));
+    assert_eq!((&first["parent"], &first["requestId"]), (&json!("projects/p/regions/r1"), &json!("id-1")));
     assert_eq!(first["template"], template::to_json(&rendered.template));
-    let mut second = request(&rendered.cluster_base_name, 2);
-    assert_eq!(second["requestId"], "0b51e8a4-6d0b-5f3c-9a57-6b7a52f19c01-2");
-    assert_eq!(second["template"]["placement"]["managedCluster"]["clusterName"], "daily-0b51e8a46d0b-2");
-    second["template"]["placement"]["managedCluster"]["clusterName"] = "daily-0b51e8a46d0b-1".into();
-    assert_eq!(second["template"], first["template"]);
-    for (attempt, base) in [(2, 20), (10, 19), (999, 18)] {
-        let request = request(&"x".repeat(35), attempt);
-        let name = request["template"]["placement"]["managedCluster"]["clusterName"].as_str().unwrap();
-        assert_eq!(name, format!("{}-0b51e8a46d0b-{attempt}", "x".repeat(base)));
-        assert_eq!(name.len(), 35);
-        assert!(request["requestId"].as_str().unwrap().len() <= 40);
-    }
-    assert!(template::for_attempt(&b"\xff".as_slice().into(), "daily", RUN_ID, 2, false).is_err());
+    let name = |attempt| deployment().cluster_name(&rendered.cluster_base_name, RUN_ID, attempt);
+    assert_eq!(first["template"]["placement"]["managedCluster"]["clusterName"], name(1).to_string());
 
-    // One that does not bear the attempt's name is not sent as it is.
-    let ready = template::encode(&rendered.template);
-    assert!(template::is_ready(&ready, "daily", RUN_ID, 1));
-    assert!(!template::is_ready(&ready, "daily", RUN_ID, 2));
-    let mut bare = rendered.template.clone();
-    let placement = bare.get_field_by_name_mut("placement").unwrap().as_message_mut().unwrap();
-    let cluster = placement.get_field_by_name_mut("managed_cluster").unwrap().as_message_mut().unwrap();
-    cluster.set_field_by_name("cluster_name", prost_reflect::Value::String("daily".into()));
-    let bare = template::encode(&bare);
-    assert!(!template::is_ready(&bare, "daily", RUN_ID, 1));
-    let named = template::for_attempt(&bare, "daily", RUN_ID, 1, false).unwrap();
-    assert!(template::is_ready(&named, "daily", RUN_ID, 1));
-    assert_eq!(sent(&template::instantiate_request("p", "r1", named, RUN_ID, 1)), first);
+    let template = template::renamed(&template, &name(2), false).unwrap();
+    let mut second = sent(&template::instantiate_request("p", "r1", template, "id-2".to_owned()));
+    assert_eq!(second["template"]["placement"]["managedCluster"]["clusterName"], name(2).to_string());
+    second["template"]["placement"]["managedCluster"]["clusterName"] = name(1).to_string().into();
+    assert_eq!(second["template"], first["template"]);
+    assert!(template::renamed(&b"\xff".as_slice().into(), &name(2), false).is_err());
 }
 
 #[test]
@@ -237,8 +212,9 @@ fn the_zone_can_be_left_to_the_service() {
         let rendered = render(&with(""), config, &options()).1.unwrap();
         assert!(!rendered.zone_from_request);
         let template = template::encode(&rendered.template);
-        let template = template::for_attempt(&template, &rendered.cluster_base_name, RUN_ID, 2, true).unwrap();
-        let request = template::instantiate_request("p", "r1", template, RUN_ID, 2);
+        let name = deployment().cluster_name(&rendered.cluster_base_name, RUN_ID, 2);
+        let template = template::renamed(&template, &name, true).unwrap();
+        let request = template::instantiate_request("p", "r1", template, "id".to_owned());
         sent(&request)["template"]["placement"]["managedCluster"]["config"].clone()
     };
     let zoned =

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use inline_workflow::run::cluster_run;
+use inline_workflow::identity::{ClusterName, Deployment};
 use inline_workflow_emulator::Workflow;
 
 use crate::{
     history::{Asked, History},
-    support::Said,
+    support::{BUCKET, PROJECT, Said},
 };
 
 /// An event is dealt with within its budget of 8 s and half a second of overtime.
@@ -88,6 +88,11 @@ pub fn check(history: &History) -> Vec<String> {
         // What is recorded is what was said last. A message that was rejected before it was recorded is another's matter.
         let last = numbered.last().copied().or(of_run.last().map(|(_, said)| *said));
         match (history.records.get(run), last) {
+            // Only a cancel came, and perhaps a request that was wrong in itself.
+            (Some(record), last) if record["state"] == "awaited" => {
+                let rejected = last.is_none_or(|last| last.kind == "rejected" && last.sequence == 0);
+                hold(rejected, format!("run {run} awaits its request after events"));
+            }
             (Some(record), Some(last)) => {
                 hold(last.is_end(), format!("the last of run {run} is {}", last.id));
                 hold(record["state"] == last.kind.as_str(), format!("the record of run {run} is {}", record["state"]));
@@ -190,18 +195,20 @@ fn first_publications<'a>(history: &'a History, run: &str) -> Vec<(DateTime<Utc>
     of_run.filter(|(_, said)| known.insert(&said.id)).map(|(at, said)| (*at, said)).collect()
 }
 
-fn by_run(workflows: &[Workflow]) -> BTreeMap<&str, Vec<&Workflow>> {
-    let mut runs: BTreeMap<&str, Vec<&Workflow>> = BTreeMap::new();
+fn by_run(workflows: &[Workflow]) -> BTreeMap<String, Vec<&Workflow>> {
+    let mut runs: BTreeMap<String, Vec<&Workflow>> = BTreeMap::new();
     for workflow in workflows {
-        let (hex, _) = cluster_run(&workflow.requested_cluster).expect("a cluster of ours");
-        runs.entry(hex).or_default().push(workflow);
+        let name = ClusterName::parse(&workflow.requested_cluster).expect("a cluster of ours");
+        runs.entry(name.digits).or_default().push(workflow);
     }
     runs
 }
 
 fn workflows_of<'a>(history: &'a History, run: &str) -> Vec<&'a Workflow> {
-    let hex: String = run.replace('-', "").chars().take(12).collect();
-    let of_run = |workflow: &&Workflow| cluster_run(&workflow.requested_cluster).is_some_and(|(run, _)| run == hex);
+    let deployment = Deployment::new(PROJECT, "us-central1", BUCKET);
+    let digits = deployment.digits(run.parse().expect("a run's id"));
+    let name = |workflow: &Workflow| ClusterName::parse(&workflow.requested_cluster);
+    let of_run = |workflow: &&Workflow| name(workflow).is_some_and(|name| name.digits == digits);
     history.workflows.iter().filter(of_run).collect()
 }
 

@@ -95,6 +95,7 @@ fn render(run: &str, job_name: &str) -> Value {
     let (request, mut violations) = request::decode(example.to_string().as_bytes());
     let options = template::Options {
         run_id: Uuid::nil(),
+        deployment: inline_workflow::identity::Deployment::new("p", "r", "b"),
         allowed_code_prefixes: environment.allowed_code_prefixes.clone(),
         cluster_idle_ttl: environment.cluster_idle_ttl.map(|ttl| ttl.as_secs()),
         cluster_max_ttl: environment.cluster_max_ttl.map(|ttl| ttl.as_secs()),
@@ -151,6 +152,7 @@ fn the_function_accepts_the_cluster_configs_of_the_examples() {
                 request::decode(json!({"job_name": job_name, "jobs": [job]}).to_string().as_bytes());
             let options = template::Options {
                 run_id: Uuid::nil(),
+                deployment: inline_workflow::identity::Deployment::new("p", "r", "b"),
                 allowed_code_prefixes: Vec::new(),
                 cluster_idle_ttl: None,
                 cluster_max_ttl: None,

@@ -13,6 +13,7 @@ use functions_framework::decode;
 use http::{Request, request::Parts};
 use inline_workflow::{
     cluster_config::{self, ClusterConfig},
+    identity::Deployment,
     json, proto_json,
     record::{Announcement, Correlation, Kind, Record, State},
     request::{self, Request as JobRequest},
@@ -71,7 +72,13 @@ static SMALL: LazyLock<ClusterConfig> =
     LazyLock::new(|| cluster_config::parse("config", 1, inputs::small_config().as_bytes()).unwrap());
 
 fn options() -> Options {
-    Options { run_id: RUN, allowed_code_prefixes: Vec::new(), cluster_idle_ttl: None, cluster_max_ttl: None }
+    Options {
+        run_id: RUN,
+        deployment: Deployment::new("p", "r", "b"),
+        allowed_code_prefixes: Vec::new(),
+        cluster_idle_ttl: None,
+        cluster_max_ttl: None,
+    }
 }
 
 fn rendered(jobs: usize) -> Rendered {
