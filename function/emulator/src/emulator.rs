@@ -73,7 +73,7 @@ pub struct Call {
     /// Bytes of its messages.
     pub size: usize,
     pub at: DateTime<Utc>,
-    /// None while it is not answered; a hanging call never is.
+    /// None while it is not answered; a hanging or broken call never is.
     pub answer: Option<Code>,
 }
 

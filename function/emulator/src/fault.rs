@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use gcloud_sdk::google::longrunning::{ListOperationsResponse, Operation};
+use h2::Reason;
+use http::StatusCode;
+use prost::Message;
 use tonic::Code;
 
 /// One fault. Several may stand at once; the first that matches a call and is due is the one that happens.
@@ -18,6 +23,8 @@ pub struct Fault {
 pub enum What {
     /// Answered with this code and text; the call is not executed.
     Code(Code, String),
+    /// Executed, and answered with this code and text all the same.
+    CodeAfter(Code, String),
     /// Executed late. A caller that gave up before is gone, and so is its call.
     Delay(Duration),
     /// Executed late, even when the caller has given up by then: a request that was stuck on its way.
@@ -28,6 +35,67 @@ pub enum What {
     LoseAnswer,
     /// Executed and never answered: the caller sees its own deadline.
     HangAfter,
+    /// Not executed, and not answered as gRPC wants it.
+    Break(Break),
+    /// Executed, and not answered as gRPC wants it.
+    BreakAfter(Break),
+    /// Executed and answered, as is all that is under way on the connection, which then ends with a GOAWAY.
+    Drain(Reason),
+    /// Executed, but something is not in the answer.
+    Lack(Lack),
+}
+
+/// How an answer that is not gRPC's looks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Break {
+    /// RST_STREAM.
+    Reset(Reason),
+    /// GOAWAY. Of a call that is not executed it says so: its last stream is the one before, and other calls are answered.
+    /// After a call that was executed the connection breaks, whatever is under way.
+    GoAway(Reason),
+    /// An HTTP status as proxies answer it: with a page of HTML, or as `application/grpc`; never with a `grpc-status`.
+    Http { status: StatusCode, grpc: bool },
+    /// This `grpc-status`, which need not be a number.
+    Status(String),
+    /// The stream ends where the trailers should be.
+    NoTrailers,
+}
+
+/// What is not in the operations of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    Name,
+    Metadata,
+    /// The metadata is there, but not that of a workflow.
+    ReadableMetadata,
+}
+
+impl Lack {
+    /// The answer to a call of `path` without it; one that holds no operations stays as it is.
+    pub(crate) fn of(self, path: &str, answer: Vec<Bytes>) -> Vec<Bytes> {
+        let without = |mut operation: Operation| {
+            match (self, &mut operation.metadata) {
+                (Lack::Name, _) => operation.name.clear(),
+                (Lack::Metadata, metadata) => *metadata = None,
+                // Field 1 of wire type 7, which does not exist.
+                (Lack::ReadableMetadata, Some(metadata)) => metadata.value = vec![0x0f],
+                (Lack::ReadableMetadata, None) => {}
+            }
+            operation
+        };
+        let changed = |message: &Bytes| match path.rsplit('/').next() {
+            Some("InstantiateInlineWorkflowTemplate" | "GetOperation") => {
+                Some(without(Operation::decode(message.clone()).ok()?).encode_to_vec())
+            }
+            Some("ListOperations") => {
+                let mut list = ListOperationsResponse::decode(message.clone()).ok()?;
+                list.operations = list.operations.into_iter().map(without).collect();
+                Some(list.encode_to_vec())
+            }
+            _ => None,
+        };
+        answer.into_iter().map(|message| changed(&message).map_or(message, Bytes::from)).collect()
+    }
 }
 
 /// How often it happens.
@@ -66,30 +134,17 @@ impl Fault {
     /// # Errors
     /// A text that says what is wrong with it.
     pub fn parse(text: &str) -> Result<Fault, String> {
-        let mut parts = text.splitn(3, ':');
-        let method = parts.next().unwrap_or_default();
+        let (method, rest) = text.split_once(':').ok_or_else(|| format!("fault `{text}`: what happens is missing"))?;
         if method.is_empty() {
             return Err(format!("fault `{text}`: the method is missing"));
         }
-        let what = parts.next().ok_or_else(|| format!("fault `{text}`: what happens is missing"))?;
-        let when = match parts.next() {
-            None => Ok(When::Times(1)),
-            Some("always") => Ok(When::Always),
-            Some(when) => match when.strip_suffix('%') {
-                Some(percent) => percent
-                    .parse()
-                    .ok()
-                    .filter(|percent| (0.0..=100.0).contains(percent))
-                    .map(|percent: f64| When::Probability(percent / 100.0)),
-                None => when.parse().ok().map(When::Times),
-            }
-            .ok_or_else(|| format!("fault `{text}`: `{when}` is not a count, a percentage or `always`")),
-        }?;
-        Ok(Fault {
-            method: method.to_owned(),
-            what: parse_what(what).map_err(|why| format!("fault `{text}`: {why}"))?,
-            when,
-        })
+        let (what, when) = match rest.rsplit_once(':') {
+            Some((what, when)) => (what, parse_when(when)),
+            None => (rest, Ok(When::Times(1))),
+        };
+        let wrong = |why| format!("fault `{text}`: {why}");
+        let (what, when) = (parse_what(what).map_err(wrong)?, when.map_err(wrong)?);
+        Ok(Fault { method: method.to_owned(), what, when })
     }
 }
 
@@ -97,32 +152,76 @@ impl Fault {
 pub const SYNTAX: &str = "\
 METHOD:WHAT[:WHEN]
       METHOD  * or whole words of the gRPC path: Publish, Storage, Operations/GetOperation
-      WHAT    a gRPC code (UNAVAILABLE), delay=SECONDS, late=SECONDS (executed even when the
-              caller has given up), hang, lose-answer (executed, then UNAVAILABLE),
-              hang-after (executed, never answered)
-      WHEN    how many times (default 1), a percentage (5%), or always";
+      WHEN    how many times (default 1), a percentage (5%), or always; needed after a text with a colon
+      WHAT    executed:
+                delay=SECONDS, late=SECONDS (even when the caller has given up)
+                lose-answer (then UNAVAILABLE)
+                drain=REASON (and answered; then GOAWAY on the connection)
+                no-name, no-metadata, bad-metadata (of the operations in the answer)
+              not executed, or executed before with -after (hang-after, UNAVAILABLE-after=TEXT):
+                a gRPC code, with a text or without (UNAVAILABLE, INTERNAL=TEXT)
+                hang
+                reset=REASON, goaway=REASON (an error code of HTTP/2: ENHANCE_YOUR_CALM)
+                http=STATUS (403; with a page of HTML), grpc-http=STATUS (as application/grpc)
+                grpc-status=TEXT (may be no number)
+                no-trailers";
 
-fn parse_what(text: &str) -> Result<What, String> {
-    let seconds = |value: &str| {
-        value
+fn parse_when(text: &str) -> Result<When, String> {
+    let when = match (text, text.strip_suffix('%')) {
+        ("always", _) => Some(When::Always),
+        (_, Some(percent)) => percent
             .parse()
             .ok()
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-            .ok_or_else(|| format!("`{value}` is not a number of seconds"))
+            .filter(|percent| (0.0..=100.0).contains(percent))
+            .map(|percent: f64| When::Probability(percent / 100.0)),
+        (times, None) => times.parse().ok().map(When::Times),
     };
-    match text.split_once('=') {
-        Some(("delay", value)) => return seconds(value).map(What::Delay),
-        Some(("late", value)) => return seconds(value).map(What::ExecuteLate),
-        _ => {}
-    }
-    match text {
-        "hang" => Ok(What::Hang),
-        "hang-after" => Ok(What::HangAfter),
-        "lose-answer" => Ok(What::LoseAnswer),
-        code => code_named(code)
-            .map(|code| What::Code(code, "injected by the emulator".to_owned()))
-            .ok_or_else(|| format!("`{code}` is neither a gRPC code nor a kind of fault")),
-    }
+    when.ok_or_else(|| format!("`{text}` is not a count, a percentage or `always`"))
+}
+
+fn parse_what(text: &str) -> Result<What, String> {
+    let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+    let (kind, after) = name.strip_suffix("-after").map_or((name, false), |kind| (kind, true));
+    let broken = |how| if after { What::BreakAfter(how) } else { What::Break(how) };
+    Ok(match (kind, value, after) {
+        ("delay", Some(value), false) => What::Delay(seconds(value)?),
+        ("late", Some(value), false) => What::ExecuteLate(seconds(value)?),
+        ("lose-answer", None, false) => What::LoseAnswer,
+        ("drain", Some(value), false) => What::Drain(reason(value)?),
+        ("no-name", None, false) => What::Lack(Lack::Name),
+        ("no-metadata", None, false) => What::Lack(Lack::Metadata),
+        ("bad-metadata", None, false) => What::Lack(Lack::ReadableMetadata),
+        ("hang", None, false) => What::Hang,
+        ("hang", None, true) => What::HangAfter,
+        ("reset", Some(value), _) => broken(Break::Reset(reason(value)?)),
+        ("goaway", Some(value), _) => broken(Break::GoAway(reason(value)?)),
+        ("http", Some(value), _) => broken(Break::Http { status: status(value)?, grpc: false }),
+        ("grpc-http", Some(value), _) => broken(Break::Http { status: status(value)?, grpc: true }),
+        ("grpc-status", Some(value), _) => broken(Break::Status(value.to_owned())),
+        ("no-trailers", None, _) => broken(Break::NoTrailers),
+        (code, text, _) => {
+            let code =
+                code_named(code).ok_or_else(|| format!("`{name}` is neither a gRPC code nor a kind of fault"))?;
+            let text = text.unwrap_or("injected by the emulator").to_owned();
+            if after { What::CodeAfter(code, text) } else { What::Code(code, text) }
+        }
+    })
+}
+
+fn seconds(value: &str) -> Result<Duration, String> {
+    let seconds = value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| format!("`{value}` is not a number of seconds"))
+}
+
+/// An error code by its name in RFC 9113, 7.
+fn reason(value: &str) -> Result<Reason, String> {
+    let mut reasons = (0..=0x0d).map(Reason::from);
+    let found = reasons.find(|reason| format!("{reason:?}") == value);
+    found.ok_or_else(|| format!("`{value}` is not an error code of HTTP/2"))
+}
+
+fn status(value: &str) -> Result<StatusCode, String> {
+    value.parse().map_err(|_| format!("`{value}` is not an HTTP status"))
 }
 
 fn code_named(name: &str) -> Option<Code> {
@@ -189,13 +288,43 @@ mod tests {
 
     #[test]
     fn flags_are_parsed() {
-        let fault = Fault::parse("Publish:UNAVAILABLE:2").unwrap();
-        assert!(matches!(fault.what, What::Code(Code::Unavailable, _)));
-        assert_eq!(fault.when, When::Times(2));
-        assert_eq!(Fault::parse("*:delay=0.5:5%").unwrap().when, When::Probability(0.05));
-        assert_eq!(Fault::parse("*:late=2").unwrap().what, What::ExecuteLate(Duration::from_secs(2)));
-        for bad in ["", "Publish", "Publish:NOPE", "Publish:hang:often", "Publish:hang:-1", "*:delay=-1", "*:hang:101%"]
-        {
+        let reset = Break::Reset(Reason::ENHANCE_YOUR_CALM);
+        let forbidden = |grpc| What::Break(Break::Http { status: StatusCode::FORBIDDEN, grpc });
+        for (text, what, when) in [
+            ("*:INTERNAL", What::Code(Code::Internal, "injected by the emulator".to_owned()), When::Times(1)),
+            ("*:ABORTED=a: b:2", What::Code(Code::Aborted, "a: b".to_owned()), When::Times(2)),
+            ("*:UNKNOWN-after=x", What::CodeAfter(Code::Unknown, "x".to_owned()), When::Times(1)),
+            ("*:delay=0.5:5%", What::Delay(Duration::from_millis(500)), When::Probability(0.05)),
+            ("*:late=2:always", What::ExecuteLate(Duration::from_secs(2)), When::Always),
+            ("*:hang-after", What::HangAfter, When::Times(1)),
+            ("*:reset=ENHANCE_YOUR_CALM", What::Break(reset.clone()), When::Times(1)),
+            ("*:reset-after=ENHANCE_YOUR_CALM", What::BreakAfter(reset), When::Times(1)),
+            ("*:goaway=NO_ERROR", What::Break(Break::GoAway(Reason::NO_ERROR)), When::Times(1)),
+            ("*:drain=NO_ERROR", What::Drain(Reason::NO_ERROR), When::Times(1)),
+            ("*:http=403", forbidden(false), When::Times(1)),
+            ("*:grpc-http=403", forbidden(true), When::Times(1)),
+            ("*:grpc-status=odd", What::Break(Break::Status("odd".to_owned())), When::Times(1)),
+            ("*:no-trailers-after", What::BreakAfter(Break::NoTrailers), When::Times(1)),
+            ("*:bad-metadata", What::Lack(Lack::ReadableMetadata), When::Times(1)),
+        ] {
+            let fault = Fault::parse(text).unwrap();
+            assert_eq!((fault.method.as_str(), fault.what, fault.when), ("*", what, when), "{text}");
+        }
+        for bad in [
+            "",
+            "Publish",
+            "Publish:NOPE",
+            "Publish:hang:often",
+            "Publish:hang:-1",
+            "*:delay=-1",
+            "*:hang:101%",
+            "*:reset=CALM",
+            "*:http=9",
+            "*:delay-after=1",
+            "*:hang=1",
+            ":hang",
+            "*:ABORTED=a: b",
+        ] {
             assert!(Fault::parse(bad).is_err(), "{bad}");
         }
     }

@@ -1,11 +1,8 @@
 //! gRPC framing by hand: every method here takes its request whole and answers whole, so a list of messages is all it needs.
 
-use std::convert::Infallible;
-
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Response};
-use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
-use hyper::body::{Body, Frame};
+use h2::server::SendResponse;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use prost::Message;
 use tonic::Status;
 
@@ -17,36 +14,40 @@ const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 
 const HEADER: usize = 5;
 
-pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, Infallible>;
+pub(crate) const CONTENT_TYPE: &str = "application/grpc";
 
-/// Reads a request's body to its end and cuts it into messages.
-///
-/// # Errors
-/// RESOURCE_EXHAUSTED above the limits, UNIMPLEMENTED for a compressed message, INTERNAL for broken framing or a broken stream.
-pub(crate) async fn read_messages<B>(body: B) -> Result<Vec<Bytes>, Status>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::fmt::Display,
-{
-    let mut body = body;
-    let mut buffer = BytesMut::new();
-    let mut messages = Vec::new();
-    let mut total = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Status::internal(format!("request body: {error}")))?;
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        total += data.len();
-        if total > MAX_CALL {
+/// A request's messages, cut out of its body as that comes.
+#[derive(Default)]
+pub(crate) struct Messages {
+    whole: Vec<Bytes>,
+    buffer: BytesMut,
+    total: usize,
+}
+
+impl Messages {
+    /// The next part of the body.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED above the limits, UNIMPLEMENTED for a compressed message.
+    pub(crate) fn push(&mut self, data: &[u8]) -> Result<(), Status> {
+        self.total += data.len();
+        if self.total > MAX_CALL {
             return Err(Status::resource_exhausted(format!("the call carries more than {MAX_CALL} bytes")));
         }
-        buffer.extend_from_slice(&data);
-        while let Some(message) = cut_message(&mut buffer)? {
-            messages.push(message);
+        self.buffer.extend_from_slice(data);
+        while let Some(message) = cut_message(&mut self.buffer)? {
+            self.whole.push(message);
         }
+        Ok(())
     }
-    if buffer.is_empty() { Ok(messages) } else { Err(Status::internal("the request ends within a message")) }
+
+    /// The messages of a body that has ended.
+    ///
+    /// # Errors
+    /// INTERNAL if it ended within a message.
+    pub(crate) fn end(self) -> Result<Vec<Bytes>, Status> {
+        if self.buffer.is_empty() { Ok(self.whole) } else { Err(Status::internal("the request ends within a message")) }
+    }
 }
 
 fn cut_message(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
@@ -84,23 +85,28 @@ pub(crate) fn decode_one<M: Message + Default>(message: &Bytes) -> Result<M, Sta
     M::decode(message.clone()).map_err(|error| Status::invalid_argument(format!("request: {error}")))
 }
 
-/// The HTTP answer to a call: the messages and `grpc-status` in the trailers, or the status alone.
-pub(crate) fn respond(answer: Result<Vec<Bytes>, Status>) -> Response<ResponseBody> {
-    let messages = match answer {
-        Ok(messages) => messages,
-        Err(status) => return status.into_http(),
-    };
+/// Sends the messages, and `grpc-status` in the trailers.
+///
+/// # Errors
+/// The stream is closed.
+pub(crate) fn respond(respond: &mut SendResponse<Bytes>, messages: &[Bytes]) -> Result<(), h2::Error> {
+    let mut body = respond.send_response(head(StatusCode::OK, CONTENT_TYPE), false)?;
+    for message in messages {
+        body.send_data(frame(message), false)?;
+    }
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    let frames =
-        messages.into_iter().map(|message| Frame::data(frame(&message))).chain([Frame::trailers(trailers)]).map(Ok);
-    let body = StreamBody::new(futures::stream::iter(frames));
-    let mut response = Response::new(UnsyncBoxBody::new(body));
-    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    response
+    body.send_trailers(trailers)
 }
 
-fn frame(message: &Bytes) -> Bytes {
+pub(crate) fn head(status: StatusCode, content_type: &'static str) -> Response<()> {
+    let mut head = Response::new(());
+    *head.status_mut() = status;
+    head.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    head
+}
+
+pub(crate) fn frame(message: &Bytes) -> Bytes {
     let mut framed = BytesMut::with_capacity(HEADER + message.len());
     framed.put_u8(0);
     framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
@@ -110,27 +116,28 @@ fn frame(message: &Bytes) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::Full;
-
     use super::*;
 
-    async fn read(bytes: &[u8]) -> Result<Vec<Bytes>, Status> {
-        read_messages(Full::new(Bytes::copy_from_slice(bytes))).await
+    /// In parts of two bytes.
+    fn read(bytes: &[u8]) -> Result<Vec<Bytes>, Status> {
+        let mut messages = Messages::default();
+        bytes.chunks(2).try_for_each(|part| messages.push(part))?;
+        messages.end()
     }
 
-    #[tokio::test]
-    async fn messages_are_cut_and_broken_framing_is_an_error() {
+    #[test]
+    fn messages_are_cut_and_broken_framing_is_an_error() {
         let mut two = frame(&Bytes::from_static(b"ab")).to_vec();
         two.extend(frame(&Bytes::new()));
-        assert_eq!(read(&two).await.unwrap(), [Bytes::from_static(b"ab"), Bytes::new()]);
-        assert_eq!(read(b"").await.unwrap(), Vec::<Bytes>::new());
+        assert_eq!(read(&two).unwrap(), [Bytes::from_static(b"ab"), Bytes::new()]);
+        assert_eq!(read(b"").unwrap(), Vec::<Bytes>::new());
         for (broken, code) in [
             (&b"\0\0\0\0\x03ab"[..], tonic::Code::Internal),
             (b"\0\0", tonic::Code::Internal),
             (b"\x01\0\0\0\0", tonic::Code::Unimplemented),
             (b"\0\xff\xff\xff\xff", tonic::Code::ResourceExhausted),
         ] {
-            assert_eq!(read(broken).await.unwrap_err().code(), code, "{broken:?}");
+            assert_eq!(read(broken).unwrap_err().code(), code, "{broken:?}");
         }
     }
 }

@@ -16,7 +16,7 @@
 //! In the order in which a call flows:
 //!
 //! - `emulator`, `state`: the handle, its options, what a test can ask and arrange, and all that is known
-//! - `server`, `grpc`, `calls`: connections, framing, and which method goes where
+//! - `server`, `wire`, `grpc`, `calls`: connections, their bytes, framing, and which method goes where
 //! - `fault`: what goes wrong on demand
 //! - `pubsub`, `subscription`, `push`: topics, who is to get what when, deliveries
 //! - `storage`, `checksum`: objects
@@ -44,11 +44,13 @@ mod server;
 mod state;
 mod storage;
 mod subscription;
+mod wire;
 
 pub use arrangements::{DataprocOptions, Mishap, Outcome, RepeatedRequestId, Timing, Trouble};
 pub use clock::Clock;
 pub use dag::Phase;
 pub use emulator::{Call, Emulator, Options, Workflow};
-pub use fault::{Fault, SYNTAX as FAULT_SYNTAX, What, When};
+pub use fault::{Break, Fault, Lack, SYNTAX as FAULT_SYNTAX, What, When};
+pub use h2::Reason;
 pub use pubsub::{Disorder, PushSubscription};
 pub use push::{Delivery, Form, Push};

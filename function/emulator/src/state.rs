@@ -127,10 +127,10 @@ impl State {
         (self.forgotten_calls + self.calls.len() as u64, fault)
     }
 
-    pub(crate) fn answered(&mut self, call: u64, code: Code) {
+    pub(crate) fn answered(&mut self, call: u64, code: Option<Code>) {
         let index = call.checked_sub(self.forgotten_calls + 1).and_then(|index| usize::try_from(index).ok());
         if let Some(call) = index.and_then(|index| self.calls.get_mut(index)) {
-            call.answer = Some(code);
+            call.answer = code;
         }
     }
 

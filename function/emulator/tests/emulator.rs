@@ -95,6 +95,60 @@ async fn faults_happen_as_often_as_told() {
     assert_eq!(published(), 105);
 }
 
+/// What a client sees of each break, and whether the call was executed.
+#[tokio::test(start_paused = true)]
+async fn broken_answers_are_as_told() {
+    let cases = [
+        ("reset=REFUSED_STREAM", Code::Unavailable, 0),
+        ("reset-after=ENHANCE_YOUR_CALM", Code::ResourceExhausted, 1),
+        ("reset-after=INADEQUATE_SECURITY", Code::PermissionDenied, 1),
+        ("goaway=NO_ERROR", Code::Internal, 0),
+        ("goaway-after=ENHANCE_YOUR_CALM", Code::Unknown, 1),
+        ("drain=NO_ERROR", Code::Ok, 1),
+        ("http=403", Code::Internal, 0),
+        ("grpc-http-after=404", Code::Unimplemented, 1),
+        ("grpc-status=odd", Code::Unknown, 0),
+        ("no-trailers-after", Code::Unknown, 1),
+        ("ABORTED-after=so it is", Code::Aborted, 1),
+    ];
+    for (what, code, executed) in cases {
+        let emulator = Emulator::new(Options::default());
+        let channel = channel(&emulator);
+        emulator.fault(Fault::parse(&format!("Publish:{what}")).unwrap());
+        let answer = publish(&channel).await;
+        let seen = answer.err().map_or(Code::Ok, |status| status.code());
+        assert_eq!((seen, emulator.published(TOPIC).len()), (code, executed), "{what}");
+        publish(&channel).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_goaway_spares_the_other_calls_unless_it_cuts() {
+    for (what, told, executed) in [("goaway=NO_ERROR", 1, 1), ("drain=NO_ERROR", 2, 2), ("goaway-after=NO_ERROR", 0, 1)]
+    {
+        let emulator = Emulator::new(Options::default());
+        let channel = channel(&emulator);
+        emulator.fault(Fault::times("Publish", What::Delay(Duration::from_secs(2)), 1));
+        emulator.fault(Fault::parse(&format!("Publish:{what}")).unwrap());
+        let (first, second) = tokio::join!(publish(&channel), publish(&channel));
+        let answered = usize::from(first.is_ok()) + usize::from(second.is_ok());
+        assert_eq!((answered, emulator.published(TOPIC).len()), (told, executed), "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_a_hundred_calls_at_once_wait_for_a_stream() {
+    let emulator = Emulator::new(Options::default());
+    let channel = channel(&emulator);
+    // The connection, with its settings.
+    publish(&channel).await.unwrap();
+    emulator.fault(Fault { method: "*".to_owned(), what: What::Delay(Duration::from_secs(1)), when: When::Always });
+    let before = emulator.now();
+    let calls = futures::future::join_all((0..250).map(|_| publish(&channel))).await;
+    assert!(calls.iter().all(Result::is_ok));
+    assert_eq!((emulator.now() - before).num_seconds(), 3);
+}
+
 #[tokio::test]
 async fn unknown_methods_and_other_traffic_over_a_socket() {
     let emulator = Emulator::new(Options::default());
