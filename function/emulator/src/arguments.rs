@@ -41,6 +41,8 @@ both:
   --speed N                     how many times faster than the real services clusters, jobs,
                                 redelivery and ticks are; default 1 for serve, 60 for run
   --seed N                      decides ids and probabilities; default 0
+  --quota                       Dataproc's documented quotas: 400 workflows and 7,500 other calls
+                                a minute, the minutes shortened by --speed
   --fault FAULT                 repeatable; FAULT is METHOD:WHAT[:WHEN]
 ";
 
@@ -84,6 +86,7 @@ pub struct Run {
 pub struct Services {
     pub speed: f64,
     pub seed: u64,
+    pub quota: bool,
     pub faults: Vec<Fault>,
 }
 
@@ -133,7 +136,7 @@ impl Arguments {
 
 impl Services {
     fn at_speed(speed: f64) -> Services {
-        Services { speed, seed: 0, faults: Vec::new() }
+        Services { speed, seed: 0, quota: false, faults: Vec::new() }
     }
 
     /// Takes the flags that both commands have.
@@ -146,6 +149,7 @@ impl Services {
                 }
             }
             "--seed" => self.seed = arguments.parsed(flag, "a whole number")?,
+            "--quota" => self.quota = true,
             "--fault" => self.faults.push(Fault::parse(&arguments.value(flag)?)?),
             other => return Err(format!("unknown argument `{other}`")),
         }
@@ -250,14 +254,14 @@ mod tests {
     #[test]
     fn both_spellings_of_a_value_are_taken() {
         let Ok(Command::Serve(serve)) =
-            parsed("serve --listen 127.0.0.1:0 --topic=a --topic b --speed=2.5 --fault *:hang")
+            parsed("serve --listen 127.0.0.1:0 --topic=a --topic b --speed=2.5 --quota --fault *:hang")
         else {
             panic!("serve is parsed")
         };
         assert_eq!(serve.listen.port(), 0);
         assert_eq!(serve.topics, ["a", "b"]);
         assert_eq!(serve.services.speed, 2.5);
-        assert_eq!(serve.services.faults.len(), 1);
+        assert_eq!((serve.services.faults.len(), serve.services.quota), (1, true));
         assert!(matches!(parsed("run --function f --request r --verbose"), Ok(Command::Run(run)) if run.verbose));
         assert!(matches!(parsed("serve --help"), Ok(Command::Help)));
     }

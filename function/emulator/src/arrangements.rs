@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::fault::When;
+use crate::quota::Quota;
 
 /// What the service answers to a `request_id` that it has seen; its documentation leaves it open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,13 @@ pub struct DataprocOptions {
     pub repeat_after_end: RepeatedRequestId,
     /// The most operations on one page of a list, whatever the caller asks for.
     pub operations_page: usize,
+    /// The same for jobs.
+    pub jobs_page: usize,
+    /// Whether a list of operations, or of jobs, with a filter is refused with INVALID_ARGUMENT.
+    pub refuse_operation_filters: bool,
+    pub refuse_job_filters: bool,
+    /// None: calls are not counted.
+    pub quota: Option<Quota>,
 }
 
 impl Default for DataprocOptions {
@@ -43,6 +51,10 @@ impl Default for DataprocOptions {
             repeat_while_running: RepeatedRequestId::SameOperation,
             repeat_after_end: RepeatedRequestId::SecondWorkflow,
             operations_page: 1000,
+            jobs_page: 500,
+            refuse_operation_filters: false,
+            refuse_job_filters: false,
+            quota: None,
         }
     }
 }

@@ -50,6 +50,9 @@ impl Emulator {
 impl State {
     fn call(&mut self, path: &str, messages: Vec<Bytes>) -> Result<Vec<Bytes>, Status> {
         let now = self.now;
+        if path.starts_with("/google.cloud.dataproc.v1.") || path.starts_with("/google.longrunning.") {
+            self.dataproc.count_call(now, &self.clock, path)?;
+        }
         let State { pubsub, storage, rng, clock, .. } = self;
         match path {
             "/google.pubsub.v1.Publisher/CreateTopic" => one(&pubsub.call_create_topic(decode(&messages)?)?),
@@ -94,6 +97,9 @@ impl State {
             }
             "/google.cloud.dataproc.v1.JobController/GetJob" => {
                 one(&self.dataproc.call_get_job(&decode(&messages)?)?)
+            }
+            "/google.cloud.dataproc.v1.JobController/ListJobs" => {
+                one(&self.dataproc.call_list_jobs(&decode(&messages)?)?)
             }
             "/google.longrunning.Operations/GetOperation" => {
                 one(&self.dataproc.call_get_operation(&decode(&messages)?)?)

@@ -49,6 +49,8 @@ pub(crate) struct Workflow {
     pub(crate) ended: Option<DateTime<Utc>>,
     pub(crate) error: Option<(Code, String)>,
     pub(crate) trouble: Vec<Trouble>,
+    /// Whether it is another team's, which hides its cluster's name while it is PENDING.
+    pub(crate) is_foreign: bool,
 }
 
 pub(crate) struct Step {
@@ -90,6 +92,8 @@ pub(crate) struct World<'a> {
     pub(crate) outcomes: &'a BTreeMap<String, Outcome>,
     pub(crate) durations: &'a BTreeMap<String, Duration>,
     pub(crate) agenda: Vec<(DateTime<Utc>, Event)>,
+    /// The step whose job has started.
+    pub(crate) started: Option<usize>,
 }
 
 impl World<'_> {
@@ -157,6 +161,7 @@ impl Workflow {
             ended: None,
             error: None,
             trouble,
+            is_foreign: false,
         }
     }
 
@@ -274,6 +279,7 @@ impl Workflow {
         if outcome != Outcome::Hang {
             world.later(duration, Event::EndJob(step));
         }
+        world.started = Some(step);
         let step = &mut self.steps[step];
         step.outcome = outcome;
         step.state = NodeState::Running;

@@ -12,15 +12,19 @@ use prost::Message;
 use prost_reflect::DynamicMessage;
 use tonic::Status;
 
-use crate::arrangements::{DataprocOptions, Mishap, Outcome, RepeatedRequestId, Trouble};
+use crate::arrangements::{DataprocOptions, Mishap, Outcome, RepeatedRequestId, Timing, Trouble};
 use crate::audit;
 use crate::clock::{Clock, timestamp};
 use crate::dag::{Event, Job, Phase, Step, Workflow, World};
 use crate::descriptor::{instantiate_inline, text};
 use crate::fault::When;
-use crate::operations::{Filter, page};
+use crate::lists::{Filter, JobFilter, page};
+use crate::quota::Usage;
 use crate::rules;
 use crate::storage::Storage;
+
+/// What the quotas are counted by.
+const MINUTE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Dataproc {
     pub(crate) options: DataprocOptions,
@@ -28,7 +32,10 @@ pub(crate) struct Dataproc {
     pub(crate) workflows: Vec<Workflow>,
     by_operation: BTreeMap<String, usize>,
     by_request_id: BTreeMap<(String, String), usize>,
+    /// Every job that was started, in that order, as its workflow and its step there.
+    jobs: Vec<(usize, usize)>,
     by_job: BTreeMap<String, usize>,
+    usage: Usage,
     agenda: BTreeMap<(DateTime<Utc>, u64), (usize, Event)>,
     entries: u64,
     pub(crate) outcomes: BTreeMap<String, Outcome>,
@@ -53,7 +60,9 @@ impl Dataproc {
             workflows: Vec::new(),
             by_operation: BTreeMap::new(),
             by_request_id: BTreeMap::new(),
+            jobs: Vec::new(),
             by_job: BTreeMap::new(),
+            usage: Usage::default(),
             agenda: BTreeMap::new(),
             entries: 0,
             outcomes: BTreeMap::new(),
@@ -88,17 +97,16 @@ impl Dataproc {
         index: usize,
         change: impl FnOnce(&mut Workflow, &mut World<'_>),
     ) {
-        let mut world = world(around, &self.options, &self.outcomes, &self.durations);
+        let mut world = world(around, &self.options.timing, &self.outcomes, &self.durations);
         let workflow = &mut self.workflows[index];
         let before = workflow.phase;
         change(workflow, &mut world);
         let agenda = world.agenda;
-        for step in &workflow.steps {
-            if let Some(job) = &step.job
-                && !self.by_job.contains_key(&job.id)
-            {
-                self.by_job.insert(job.id.clone(), index);
-            }
+        if let Some(step) = world.started
+            && let Some(job) = &workflow.steps[step].job
+        {
+            self.by_job.insert(job.id.clone(), self.jobs.len());
+            self.jobs.push((index, step));
         }
         if before != Phase::Done && workflow.phase == Phase::Done {
             self.audit.push(audit::Entry::last(workflow));
@@ -149,17 +157,45 @@ impl Dataproc {
         }
         // The parent was checked above.
         let place = rules::region(&parent).unwrap_or_default();
-        let mut world = world(around, &self.options, &self.outcomes, &self.durations);
+        let mut world = world(around, &self.options.timing, &self.outcomes, &self.durations);
         let workflow = Workflow::begin(&mut world, place, request, message, trouble);
         let agenda = world.agenda;
+        let index = self.add(workflow, agenda);
+        self.by_request_id.insert((parent, request_id), index);
+        Ok(self.operation(&self.workflows[index]))
+    }
+
+    /// Begins a workflow of one step that the function knows nothing of; its cluster has no name while it is PENDING.
+    pub(crate) fn begin_foreign(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        parent: &str,
+        cluster: &str,
+        pending: Duration,
+    ) {
+        let request = proto::InstantiateInlineWorkflowTemplateRequest {
+            parent: parent.to_owned(),
+            template: Some(foreign_template(cluster)),
+            ..proto::InstantiateInlineWorkflowTemplateRequest::default()
+        };
+        let request = Bytes::from(request.encode_to_vec());
+        let Ok(message) = DynamicMessage::decode(instantiate_inline(), request.clone()) else { return };
+        let timing = Timing { pending, ..self.options.timing };
+        let mut world = world(around, &timing, &self.outcomes, &self.durations);
+        let place = rules::region(parent).unwrap_or_default();
+        let workflow =
+            Workflow { is_foreign: true, ..Workflow::begin(&mut world, place, request, message, Vec::new()) };
+        let agenda = world.agenda;
+        self.add(workflow, agenda);
+    }
+
+    fn add(&mut self, workflow: Workflow, agenda: Vec<(DateTime<Utc>, Event)>) -> usize {
         let index = self.workflows.len();
         self.by_operation.insert(workflow.operation.clone(), index);
-        self.by_request_id.insert((parent, request_id), index);
         self.audit.push(audit::Entry::first(&workflow));
-        let operation = self.operation(&workflow);
         self.workflows.push(workflow);
         self.plan(index, agenda);
-        Ok(operation)
+        index
     }
 
     fn troubles(&mut self, rng: &mut fastrand::Rng, cluster: &str) -> Vec<Trouble> {
@@ -191,6 +227,9 @@ impl Dataproc {
                 request.name
             )));
         }
+        if self.options.refuse_operation_filters && !request.filter.is_empty() {
+            return Err(refused_filter());
+        }
         let filter = Filter::parse(&request.filter)?;
         let prefix = format!("{parent}/operations/");
         let listed = self.workflows.iter().enumerate().rev().filter(|(_, workflow)| {
@@ -218,18 +257,52 @@ impl Dataproc {
     }
 
     pub(crate) fn call_get_job(&self, request: &proto::GetJobRequest) -> Result<proto::Job, Status> {
-        let found = self.by_job.get(&request.job_id).map(|index| &self.workflows[*index]);
-        let found = found.filter(|it| it.project == request.project_id && it.region == request.region);
-        let job = found.and_then(|workflow| {
-            let jobs = workflow.steps.iter().filter_map(|step| step.job.as_ref());
-            jobs.into_iter().find(|job| job.id == request.job_id).map(|job| self.job(workflow, job))
-        });
-        job.ok_or_else(|| {
+        let found = self.by_job.get(&request.job_id).and_then(|index| self.started_job(*index));
+        let found = found.filter(|(it, _)| it.project == request.project_id && it.region == request.region);
+        found.map(|(workflow, job)| self.job(workflow, job)).ok_or_else(|| {
             Status::not_found(format!(
                 "Not found: Job projects/{}/regions/{}/jobs/{}",
                 request.project_id, request.region, request.job_id
             ))
         })
+    }
+
+    /// Newest first.
+    pub(crate) fn call_list_jobs(&self, request: &proto::ListJobsRequest) -> Result<proto::ListJobsResponse, Status> {
+        if self.options.refuse_job_filters && !request.filter.is_empty() {
+            return Err(refused_filter());
+        }
+        let filter = JobFilter::parse(&request.filter, request.job_state_matcher())?;
+        let listed = (0..self.jobs.len()).rev().filter(|index| {
+            self.started_job(*index).is_some_and(|(workflow, job)| {
+                workflow.project == request.project_id
+                    && workflow.region == request.region
+                    && (request.cluster_name.is_empty() || request.cluster_name == workflow.cluster_name)
+                    && filter.admits(job.state, &job.labels)
+            })
+        });
+        let (indexes, next_page_token) = page(listed, request.page_size, &request.page_token, self.options.jobs_page)?;
+        let jobs = indexes.into_iter().filter_map(|index| self.started_job(index));
+        Ok(proto::ListJobsResponse {
+            jobs: jobs.map(|(workflow, job)| self.job(workflow, job)).collect(),
+            next_page_token,
+            ..proto::ListJobsResponse::default()
+        })
+    }
+
+    fn started_job(&self, index: usize) -> Option<(&Workflow, &Job)> {
+        let (workflow, step) = *self.jobs.get(index)?;
+        let workflow = &self.workflows[workflow];
+        Some((workflow, workflow.steps[step].job.as_ref()?))
+    }
+
+    /// Counts a call against its quota.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED if that is used up.
+    pub(crate) fn count_call(&mut self, now: DateTime<Utc>, clock: &Clock, path: &str) -> Result<(), Status> {
+        let Some(quota) = self.options.quota else { return Ok(()) };
+        self.usage.count(quota, now, clock.shortened(MINUTE), path)
     }
 
     /// Makes the service know nothing of an operation any more, as it does long after its end.
@@ -243,7 +316,8 @@ impl Dataproc {
     }
 
     fn shown_cluster<'a>(&self, workflow: &'a Workflow) -> &'a str {
-        let hidden = self.options.hide_pending_cluster && workflow.phase == Phase::Pending;
+        let hides = self.options.hide_pending_cluster || workflow.is_foreign;
+        let hidden = hides && workflow.phase == Phase::Pending;
         if hidden { "" } else { &workflow.cluster_name }
     }
 
@@ -309,9 +383,34 @@ impl Dataproc {
     }
 }
 
+fn foreign_template(cluster: &str) -> proto::WorkflowTemplate {
+    use proto::{ordered_job::JobType, workflow_template_placement::Placement};
+    let script =
+        proto::PySparkJob { main_python_file_uri: "gs://foreign/job.py".to_owned(), ..proto::PySparkJob::default() };
+    let job = proto::OrderedJob {
+        step_id: "foreign".to_owned(),
+        job_type: Some(JobType::PysparkJob(script)),
+        ..proto::OrderedJob::default()
+    };
+    let cluster = proto::ManagedCluster {
+        cluster_name: cluster.to_owned(),
+        config: Some(proto::ClusterConfig::default()),
+        ..proto::ManagedCluster::default()
+    };
+    proto::WorkflowTemplate {
+        placement: Some(proto::WorkflowTemplatePlacement { placement: Some(Placement::ManagedCluster(cluster)) }),
+        jobs: vec![job],
+        ..proto::WorkflowTemplate::default()
+    }
+}
+
+fn refused_filter() -> Status {
+    Status::invalid_argument("filter: not supported")
+}
+
 fn world<'a>(
     around: &'a mut Surroundings<'_>,
-    options: &'a DataprocOptions,
+    timing: &'a Timing,
     outcomes: &'a BTreeMap<String, Outcome>,
     durations: &'a BTreeMap<String, Duration>,
 ) -> World<'a> {
@@ -320,10 +419,11 @@ fn world<'a>(
         clock: around.clock,
         rng: around.rng,
         storage: around.storage,
-        timing: &options.timing,
+        timing,
         outcomes,
         durations,
         agenda: Vec::new(),
+        started: None,
     }
 }
 

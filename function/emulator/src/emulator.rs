@@ -18,7 +18,7 @@ use crate::arrangements::{DataprocOptions, Mishap, Outcome, Trouble};
 use crate::clock::{Clock, add};
 use crate::dag::{self, Phase};
 use crate::dataproc::Dataproc;
-use crate::descriptor::message;
+use crate::descriptor::{labels, message};
 use crate::fault::{Fault, When};
 use crate::pubsub::{Disorder, PubSub, PushSubscription};
 use crate::push::{self, Delivery, Form, Push};
@@ -95,6 +95,10 @@ pub struct Workflow {
     pub operation: Operation,
     pub created: DateTime<Utc>,
     pub ended: Option<DateTime<Utc>>,
+    /// Labels of the managed cluster.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it was begun by [`Emulator::begin_foreign_workflow`].
+    pub is_foreign: bool,
     message: DynamicMessage,
 }
 
@@ -334,6 +338,14 @@ impl Emulator {
         spans.into_iter().map(|(key, changes)| (key, most(changes))).collect()
     }
 
+    /// Begins a workflow of another team in `parent` (`projects/P/regions/R`), which is PENDING for so long, and has no
+    /// cluster name until then. It runs one step and has no request_id.
+    pub fn begin_foreign_workflow(&self, parent: &str, cluster: &str, pending: Duration) {
+        self.shared.with(|state| {
+            state.dataproc(|dataproc, around| dataproc.begin_foreign(around, parent, cluster, pending));
+        });
+    }
+
     /// How every step of this id goes from now on, in any workflow.
     pub fn on_step(&self, step_id: &str, outcome: Outcome) {
         self.shared.with(|state| state.dataproc.outcomes.insert(step_id.to_owned(), outcome));
@@ -387,6 +399,8 @@ fn inspect(dataproc: &Dataproc, workflow: &dag::Workflow) -> Workflow {
         operation: dataproc.operation(workflow),
         created: workflow.created,
         ended: workflow.ended,
+        labels: dag::managed_cluster(&workflow.message).map(labels).unwrap_or_default(),
+        is_foreign: workflow.is_foreign,
         message: workflow.message.clone(),
     }
 }

@@ -20,7 +20,9 @@
 //! - `fault`: what goes wrong on demand
 //! - `pubsub`, `subscription`, `push`: topics, who is to get what when, deliveries
 //! - `storage`, `checksum`: objects
-//! - `dataproc`, `operations`, `dag`, `arrangements`: workflows, their listing, how one of them runs, and how it shall
+//! - `dataproc`, `lists`, `dag`, `arrangements`: workflows, lists of them and their jobs, how one of them runs, and how it
+//!   shall
+//! - `quota`: how many calls a minute
 //! - `rules`, `descriptor`: what Dataproc refuses, and its messages
 //! - `audit`: the audit log's events
 //! - `clock`: time
@@ -36,9 +38,10 @@ mod descriptor;
 mod emulator;
 mod fault;
 mod grpc;
-mod operations;
+mod lists;
 mod pubsub;
 mod push;
+mod quota;
 mod rules;
 mod server;
 mod state;
@@ -54,3 +57,4 @@ pub use fault::{Break, Fault, Lack, SYNTAX as FAULT_SYNTAX, What, When};
 pub use h2::Reason;
 pub use pubsub::{Disorder, PushSubscription};
 pub use push::{Delivery, Form, Push};
+pub use quota::Quota;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use arguments::{Command, Serve, Services, USAGE};
-use inline_workflow_emulator::{DataprocOptions, Emulator, FAULT_SYNTAX, Options, PushSubscription};
+use inline_workflow_emulator::{DataprocOptions, Emulator, FAULT_SYNTAX, Options, PushSubscription, Quota};
 use tracing_subscriber::{filter::Targets, fmt::layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// sysexits.h: the command was used incorrectly.
@@ -56,15 +56,16 @@ async fn run(run: arguments::Run) -> Result<bool, String> {
 
 async fn serve(serve: Serve) -> Result<(), String> {
     start_log()?;
+    let services = options(&serve.services);
     let emulator = Emulator::new(Options {
         push_form: serve.push_form,
         one_write_a_second: serve.one_write_a_second,
         dataproc: DataprocOptions {
             hide_pending_cluster: serve.hide_pending_cluster,
             repeat_while_running: serve.repeated_request_id,
-            ..DataprocOptions::default()
+            ..services.dataproc
         },
-        ..options(&serve.services)
+        ..services
     });
     arrange(&emulator, &serve)?;
     let listener = tokio::net::TcpListener::bind(serve.listen)
@@ -81,7 +82,8 @@ async fn serve(serve: Serve) -> Result<(), String> {
 
 fn options(services: &Services) -> Options {
     // Nobody inspects the binary, which may run for days.
-    Options { speed: services.speed, seed: services.seed, keep: 0, ..Options::default() }
+    let dataproc = DataprocOptions { quota: services.quota.then(Quota::default), ..DataprocOptions::default() };
+    Options { speed: services.speed, seed: services.seed, keep: 0, dataproc, ..Options::default() }
 }
 
 /// Topics, subscriptions, objects and faults as the command line wants them.

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use gcloud_sdk::google::pubsub::v1::PubsubMessage;
 use http::StatusCode;
 use tokio::sync::watch;
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::clock::{Clock, add};
 use crate::dataproc::{Dataproc, Surroundings};
@@ -134,10 +134,7 @@ impl State {
         }
     }
 
-    pub(crate) fn dataproc<T>(
-        &mut self,
-        call: impl FnOnce(&mut Dataproc, &mut Surroundings<'_>) -> Result<T, Status>,
-    ) -> Result<T, Status> {
+    pub(crate) fn dataproc<T>(&mut self, call: impl FnOnce(&mut Dataproc, &mut Surroundings<'_>) -> T) -> T {
         let State { now, clock, rng, storage, dataproc, .. } = self;
         call(dataproc, &mut Surroundings { now: *now, clock, rng, storage })
     }

@@ -13,7 +13,9 @@ use gcloud_sdk::google::cloud::dataproc::v1::workflow_template_service_client::W
 use gcloud_sdk::google::longrunning::operation::Result as Ended;
 use gcloud_sdk::google::longrunning::operations_client::OperationsClient;
 use gcloud_sdk::google::longrunning::{CancelOperationRequest, ListOperationsRequest, Operation};
-use inline_workflow_emulator::{Emulator, Options, Outcome, Phase, RepeatedRequestId, Trouble, When};
+use inline_workflow_emulator::{
+    DataprocOptions, Emulator, Options, Outcome, Phase, Quota, RepeatedRequestId, Trouble, When,
+};
 use prost::Message;
 use support::{PARENT, channel, end, get, metadata, request, states, step};
 use tonic::transport::Channel;
@@ -55,6 +57,28 @@ impl World {
             job_id: job_id.to_owned(),
         };
         JobControllerClient::new(self.channel.clone()).get_job(request).await.map(tonic::Response::into_inner)
+    }
+}
+
+/// All pages of a list of jobs, newest first, and how many pages there were.
+async fn jobs(world: &World, filter: &str, page_size: i32) -> (Vec<proto::Job>, usize) {
+    let mut request = proto::ListJobsRequest {
+        project_id: "p".to_owned(),
+        region: "us-central1".to_owned(),
+        filter: filter.to_owned(),
+        page_size,
+        ..proto::ListJobsRequest::default()
+    };
+    let (mut jobs, mut pages) = (Vec::new(), 0);
+    loop {
+        let mut client = JobControllerClient::new(world.channel.clone());
+        let answer = client.list_jobs(request.clone()).await.unwrap().into_inner();
+        jobs.extend(answer.jobs);
+        pages += 1;
+        if answer.next_page_token.is_empty() {
+            return (jobs, pages);
+        }
+        request.page_token = answer.next_page_token;
     }
 }
 
@@ -336,4 +360,87 @@ async fn the_request_is_kept_to_the_last_byte() {
     assert_eq!(workflow.request, request.encode_to_vec());
     assert_eq!(workflow.requested_cluster, "word-count");
     assert_eq!(workflow.template_json()["jobs"][0]["pysparkJob"]["mainPythonFileUri"], "gs://scripts/one.py");
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_are_listed_by_label_newest_first_and_as_they_are() {
+    let world = world();
+    for run in ["a", "b"] {
+        let mut jobs = vec![step("one", &[]), step("two", &["one"])];
+        for job in &mut jobs {
+            job.labels.insert("run_id".to_owned(), run.to_owned());
+        }
+        let begun = world.instantiate(request(jobs)).await.unwrap();
+        end(&world.channel, &begun.name).await;
+    }
+    let (of_run, pages) = jobs(&world, "labels.run_id = a", 1).await;
+    let ids: Vec<_> = of_run.iter().map(|job| job.reference.as_ref().unwrap().job_id.clone()).collect();
+    assert!(ids.len() == 2 && ids[0].starts_with("two-") && ids[1].starts_with("one-"), "{ids:?}");
+    assert_eq!((pages, &of_run[0]), (2, &world.job(&ids[0]).await.unwrap()));
+    world.emulator.dataproc_options(|options| options.jobs_page = 3);
+    let (all, pages) = jobs(&world, "", 0).await;
+    assert_eq!((all.len(), pages), (4, 2));
+    assert!(jobs(&world, "labels.run_id = a AND status.state = ACTIVE", 0).await.0.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_can_be_made_to_take_no_filter() {
+    let world = world();
+    world.emulator.dataproc_options(|options| {
+        options.refuse_operation_filters = true;
+        options.refuse_job_filters = true;
+    });
+    let list = |filter: &str| ListOperationsRequest {
+        name: format!("{PARENT}/operations"),
+        filter: filter.to_owned(),
+        ..ListOperationsRequest::default()
+    };
+    let mut client = OperationsClient::new(world.channel.clone());
+    let refused = client.list_operations(list("operationType = WORKFLOW")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    client.list_operations(list("")).await.unwrap();
+    let filter = "labels.run_id = a".to_owned();
+    let request = proto::ListJobsRequest { filter, ..proto::ListJobsRequest::default() };
+    let refused = JobControllerClient::new(world.channel.clone()).list_jobs(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(jobs(&world, "", 0).await.0.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_workflow_has_no_cluster_name_while_it_is_pending() {
+    let world = world();
+    world.emulator.begin_foreign_workflow(PARENT, "theirs", Duration::from_secs(3600));
+    let (names, _) = world.list("operationType = WORKFLOW", 0, "").await;
+    let operation = get(&world.channel, &names[0]).await;
+    assert_eq!((metadata(&operation).state(), metadata(&operation).cluster_name.as_str()), (State::Pending, ""));
+    tokio::time::sleep(Duration::from_secs(3601)).await;
+    let operation = get(&world.channel, &names[0]).await;
+    assert!(metadata(&operation).cluster_name.starts_with("theirs-"));
+    end(&world.channel, &names[0]).await;
+    let workflow = &world.emulator.workflows()[0];
+    assert!(workflow.is_foreign && !workflow.is_alive());
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_above_the_quota_are_refused_until_the_next_minute() {
+    let quota = Some(Quota { workflows: 2, others: 3 });
+    let dataproc = DataprocOptions { quota, ..DataprocOptions::default() };
+    let now = Some("2026-03-01T12:00:00Z".parse().unwrap());
+    let emulator = Emulator::new(Options { now, dataproc, ..Options::default() });
+    let channel = channel(&emulator);
+    let world = World { emulator, channel };
+    let one = || world.instantiate(request(vec![step("one", &[])]));
+    for _ in 0..2 {
+        one().await.unwrap();
+    }
+    let refused = one().await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().starts_with("Quota exceeded for quota metric 'Workflow operation requests'"));
+    for _ in 0..3 {
+        world.list("", 0, "").await;
+    }
+    assert_eq!(world.job("any").await.unwrap_err().code(), Code::ResourceExhausted);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    one().await.unwrap();
+    assert_eq!(world.job("any").await.unwrap_err().code(), Code::NotFound);
 }

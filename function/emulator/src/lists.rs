@@ -1,5 +1,9 @@
-//! Listing operations: the filter's little language and the pages.
+//! Listing operations and jobs: the filters' little languages and the pages.
 
+use std::collections::BTreeMap;
+
+use gcloud_sdk::google::cloud::dataproc::v1::job_status::State as JobState;
+use gcloud_sdk::google::cloud::dataproc::v1::list_jobs_request::JobStateMatcher;
 use gcloud_sdk::google::cloud::dataproc::v1::workflow_metadata::State;
 use tonic::Status;
 
@@ -47,6 +51,65 @@ impl Filter {
         self.workflows
             && self.states.as_ref().is_none_or(|states| states.contains(&state))
             && self.cluster.as_ref().is_none_or(|name| name == cluster)
+    }
+}
+
+/// A list's filter for jobs, as ListJobsRequest documents it: `status.state` and `labels.KEY`, `*` for any value.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct JobFilter {
+    states: Vec<StateTerm>,
+    /// None: any value.
+    labels: Vec<(String, Option<String>)>,
+}
+
+#[derive(Debug, PartialEq)]
+enum StateTerm {
+    Active(bool),
+    Is(JobState),
+}
+
+impl JobFilter {
+    /// The matcher counts only where there is no filter.
+    pub(crate) fn parse(text: &str, matcher: JobStateMatcher) -> Result<JobFilter, Status> {
+        let invalid = |why: String| Status::invalid_argument(format!("filter: {why}"));
+        let mut filter = JobFilter::default();
+        match matcher {
+            JobStateMatcher::Active if text.is_empty() => filter.states.push(StateTerm::Active(true)),
+            JobStateMatcher::NonActive if text.is_empty() => filter.states.push(StateTerm::Active(false)),
+            _ => {}
+        }
+        for term in terms(text) {
+            let (field, value) = term.split_once('=').unwrap_or((&term, "*"));
+            let (field, value) = (field.trim(), value.trim().trim_matches(['"', '\'']));
+            if let Some(key) = field.strip_prefix("labels.") {
+                let key = key.trim_start_matches('[').trim_end_matches(']');
+                filter.labels.push((key.to_owned(), (value != "*").then(|| value.to_owned())));
+            } else if field != "status.state" {
+                return Err(invalid(format!("'{field}' is not status.state or labels.KEY")));
+            } else if value != "*" {
+                filter.states.push(match value {
+                    "ACTIVE" => StateTerm::Active(true),
+                    "NON_ACTIVE" => StateTerm::Active(false),
+                    name => StateTerm::Is(
+                        JobState::from_str_name(name)
+                            .ok_or_else(|| invalid(format!("'{name}' is not a job's state")))?,
+                    ),
+                });
+            }
+        }
+        Ok(filter)
+    }
+
+    pub(crate) fn admits(&self, state: JobState, labels: &BTreeMap<String, String>) -> bool {
+        let has_ended = matches!(state, JobState::Done | JobState::Error | JobState::Cancelled);
+        let in_state = |term: &StateTerm| match term {
+            StateTerm::Active(active) => *active != has_ended,
+            StateTerm::Is(wanted) => *wanted == state,
+        };
+        let has_label = |(key, wanted): &(String, Option<String>)| {
+            labels.get(key).is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value))
+        };
+        self.states.iter().all(in_state) && self.labels.iter().all(has_label)
     }
 }
 
@@ -117,6 +180,33 @@ mod tests {
         for bad in ["status.state", "status.state = NOPE", "x = y", "clusterName = a AND", "status.state = DONE OR x"] {
             assert!(Filter::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn jobs_are_filtered_by_state_and_label() {
+        let labels = BTreeMap::from([("run_id".to_owned(), "a-b".to_owned()), ("team".to_owned(), String::new())]);
+        let admits = |text: &str| {
+            let filter = JobFilter::parse(text, JobStateMatcher::All).unwrap();
+            filter.admits(JobState::Running, &labels)
+        };
+        for text in [
+            "",
+            "status.state = ACTIVE AND labels.run_id = a-b",
+            "labels.[run_id]=\"a-b\"",
+            "labels.team = * AND status.state = RUNNING",
+            "labels.team",
+        ] {
+            assert!(admits(text), "{text}");
+        }
+        for text in ["labels.run_id = a", "labels.other = *", "status.state = NON_ACTIVE", "status.state = DONE"] {
+            assert!(!admits(text), "{text}");
+        }
+        for bad in ["cluster = a", "status.state = NOPE", "labels.a = b OR labels.c = d"] {
+            let filter = JobFilter::parse(bad, JobStateMatcher::All);
+            assert!(filter.is_err() || !admits(bad), "{bad}");
+        }
+        let ended = JobFilter::parse("", JobStateMatcher::NonActive).unwrap();
+        assert!(ended.admits(JobState::Done, &labels) && !ended.admits(JobState::Running, &labels));
     }
 
     #[test]
