@@ -9,6 +9,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use gcloud_sdk::google::longrunning::Operation;
 use gcloud_sdk::google::pubsub::v1::PubsubMessage;
+use gcloud_sdk::google::storage::v2::Object;
 use http::StatusCode;
 use prost_reflect::DynamicMessage;
 use tokio::sync::watch;
@@ -210,6 +211,11 @@ impl Emulator {
 
     pub fn object(&self, bucket: &str, name: &str) -> Option<Bytes> {
         self.shared.with(|state| state.storage.content(bucket, name))
+    }
+
+    /// An object's metadata as its latest write left it: generation, custom time, checksums.
+    pub fn object_metadata(&self, bucket: &str, name: &str) -> Option<Object> {
+        self.shared.with(|state| state.storage.metadata(bucket, name))
     }
 
     /// Every object of a bucket, by name.

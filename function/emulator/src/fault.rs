@@ -43,6 +43,8 @@ pub enum What {
     Drain(Reason),
     /// Executed, but something is not in the answer.
     Lack(Lack),
+    /// A bit of the content is flipped on its way: to the service for a write of an object, to the caller for a read.
+    Corrupt,
 }
 
 /// How an answer that is not gRPC's looks.
@@ -158,6 +160,7 @@ METHOD:WHAT[:WHEN]
                 lose-answer (then UNAVAILABLE)
                 drain=REASON (and answered; then GOAWAY on the connection)
                 no-name, no-metadata, bad-metadata (of the operations in the answer)
+                corrupt (a bit of an object that is written or read is flipped on its way)
               not executed, or executed before with -after (hang-after, UNAVAILABLE-after=TEXT):
                 a gRPC code, with a text or without (UNAVAILABLE, INTERNAL=TEXT)
                 hang
@@ -191,6 +194,7 @@ fn parse_what(text: &str) -> Result<What, String> {
         ("no-name", None, false) => What::Lack(Lack::Name),
         ("no-metadata", None, false) => What::Lack(Lack::Metadata),
         ("bad-metadata", None, false) => What::Lack(Lack::ReadableMetadata),
+        ("corrupt", None, false) => What::Corrupt,
         ("hang", None, false) => What::Hang,
         ("hang", None, true) => What::HangAfter,
         ("reset", Some(value), _) => broken(Break::Reset(reason(value)?)),

@@ -19,7 +19,7 @@
 //! - `server`, `wire`, `grpc`, `calls`: connections, their bytes, framing, and which method goes where
 //! - `fault`: what goes wrong on demand
 //! - `pubsub`, `subscription`, `push`: topics, who is to get what when, deliveries
-//! - `storage`, `checksum`: objects
+//! - `storage`: objects
 //! - `dataproc`, `lists`, `dag`, `arrangements`: workflows, lists of them and their jobs, how one of them runs, and how it
 //!   shall
 //! - `quota`: how many calls a minute
@@ -30,7 +30,6 @@
 mod arrangements;
 mod audit;
 mod calls;
-mod checksum;
 mod clock;
 mod dag;
 mod dataproc;

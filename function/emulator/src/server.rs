@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 use crate::emulator::{Call, Emulator};
 use crate::fault::{Break, What};
 use crate::grpc::{self, Messages};
+use crate::storage::{corrupt_read, corrupt_write};
 use crate::wire::{Frames, PREFACE, Wire};
 
 /// What Google's front ends advertise.
@@ -229,6 +230,14 @@ impl Emulator {
                 Ok(messages) => return Answer::Drain(reason, messages),
                 Err(status) => Err(status),
             },
+            Some(What::Corrupt) => {
+                let mut messages = messages;
+                corrupt_write(&path, &mut messages);
+                self.call(&path, messages).await.map(|mut answer| {
+                    corrupt_read(&path, &mut answer);
+                    answer
+                })
+            }
             Some(What::Lack(lack)) => self.call(&path, messages).await.map(|answer| lack.of(&path, answer)),
         };
         answer.map_or_else(Answer::Status, Answer::Messages)

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
+use crc32c::crc32c;
 use gcloud_sdk::google::storage::v2 as proto;
 use gcloud_sdk::google::storage::v2::write_object_request::{Data, FirstMessage};
+use prost::Message;
 use tonic::Status;
 
-use crate::checksum::crc32c;
 use crate::clock::timestamp;
 
 /// The service sends at most this much content in one answer of a read (ServiceConstants.MAX_READ_CHUNK_BYTES).
@@ -71,6 +72,12 @@ impl Storage {
     pub(crate) fn content(&self, bucket: &str, name: &str) -> Option<Bytes> {
         let stored = self.buckets.get(bucket)?.objects.get(name)?;
         Some(stored.content.clone())
+    }
+
+    /// An object's metadata, which is that of its latest write alone.
+    pub(crate) fn metadata(&self, bucket: &str, name: &str) -> Option<proto::Object> {
+        let stored = self.buckets.get(bucket)?.objects.get(name)?;
+        Some(stored.object.clone())
     }
 
     pub(crate) fn contents(&self, bucket: &str) -> BTreeMap<String, Bytes> {
@@ -318,6 +325,38 @@ impl Preconditions {
             }
         }
         Ok(())
+    }
+}
+
+/// Flips a bit of the content that a write's messages carry, as a broken wire would. Other calls stay as they are.
+pub(crate) fn corrupt_write(path: &str, messages: &mut [Bytes]) {
+    if path == "/google.storage.v2.Storage/WriteObject" {
+        corrupt(messages, |request: &mut proto::WriteObjectRequest| match &mut request.data {
+            Some(Data::ChecksummedData(data)) => Some(data),
+            None => None,
+        });
+    }
+}
+
+/// The same for the answer to a read.
+pub(crate) fn corrupt_read(path: &str, messages: &mut [Bytes]) {
+    if path == "/google.storage.v2.Storage/ReadObject" {
+        corrupt(messages, |answer: &mut proto::ReadObjectResponse| answer.checksummed_data.as_mut());
+    }
+}
+
+fn corrupt<M: Message + Default>(
+    messages: &mut [Bytes],
+    content: impl Fn(&mut M) -> Option<&mut proto::ChecksummedData>,
+) {
+    for message in messages {
+        let Ok(mut decoded) = M::decode(message.clone()) else { continue };
+        if let Some(data) = content(&mut decoded).filter(|data| !data.content.is_empty()) {
+            let middle = data.content.len() / 2;
+            data.content[middle] ^= 1;
+            *message = decoded.encode_to_vec().into();
+            return;
+        }
     }
 }
 
