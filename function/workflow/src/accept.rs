@@ -128,7 +128,7 @@ async fn current_config(cx: &Context) -> Result<Result<Arc<ClusterConfig>, Viola
     let object = &cx.environment.config_object;
     let known = cx.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let generation = known.as_ref().map(|(generation, _)| *generation);
-    let (generation, config) = match (cx.storage.read(object, generation).await?, known) {
+    let (generation, config) = match (cx.storage.read(object, generation, cluster_config::LARGEST).await?, known) {
         (Read::Unchanged, Some((_, config))) => return Ok(config),
         (Read::Missing | Read::Unchanged, _) => {
             let bucket = &cx.environment.staging_bucket;
@@ -139,6 +139,7 @@ async fn current_config(cx: &Context) -> Result<Result<Arc<ClusterConfig>, Viola
             let config = cluster_config::parse(object, generation, &content).map(Arc::new);
             (generation, config)
         }
+        (Read::TooLarge { generation, size, .. }, _) => (generation, Err(cluster_config::too_large(object, size))),
     };
     let mut cached = cx.config.lock().unwrap_or_else(PoisonError::into_inner);
     if cached.as_ref().is_none_or(|(known, _)| *known < generation) {

@@ -28,7 +28,7 @@ pub async fn bury(
     let run_id = to.run_id;
     let object = format!("dead/{run_id}-{generation}.json");
     // Lost: it lies there already, from an attempt that went no further.
-    cx.storage.write(&object, &content, "application/octet-stream", 0).await?;
+    cx.storage.write(&object, &content, "application/octet-stream", Some(cx.now()), 0).await?;
     error!(%run_id, object, reason, "a record cannot be read; moved aside");
     let text = format!("the run's record cannot be read ({reason}); it was moved to {object}");
     // Mostly it is still JSON, and says whom the end is to be told.

@@ -6,6 +6,9 @@ use crate::violation::{Document, Fault, Violation, excerpt};
 /// The entry for every job_name that has none of its own.
 pub const DEFAULT_ENTRY: &str = "default_cluster_config";
 
+/// In bytes; a request has at most as many.
+pub const LARGEST: usize = 10 * 1024 * 1024;
+
 /// The configuration as it stood in the bucket. Its entries are decoded one by one, when a request needs them, so that
 /// a broken one harms no other job.
 #[derive(Clone, Debug)]
@@ -51,6 +54,11 @@ pub fn parse(object: &str, generation: i64, bytes: &[u8]) -> Result<ClusterConfi
         Ok(other) => Err(fault(object, "", other.mismatch("an object"))),
         Err(error) => Err(fault(object, "", error.reason())),
     }
+}
+
+/// What is wrong with a configuration of `size` bytes, more than [`LARGEST`].
+pub fn too_large(object: &str, size: usize) -> Violation {
+    fault(object, "", format!("the configuration has {size} bytes, the limit is {LARGEST}"))
 }
 
 impl ClusterConfig {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use gcloud_sdk::tonic::Code;
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -10,12 +11,14 @@ use uuid::Uuid;
 use crate::{
     context::Context,
     error::{CallError, Origin},
-    record::{Record, VERSION},
+    record::{Record, State, VERSION},
     storage::{Read, Written},
 };
 
 /// Where the markers of runs lie that have not yet ended and been reported.
 pub const MARKERS: &str = "active/";
+/// In bytes. No record of this program comes near it: a request and a configuration have at most 10 MiB each.
+const LARGEST_RECORD: usize = 64 * 1024 * 1024;
 /// One object takes about one write a second. Source: https://cloud.google.com/storage/quotas#objects
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 /// A marker that others keep changing is not worth more attempts; a redelivery or the next tick follows.
@@ -52,11 +55,15 @@ pub fn marker_object(run_id: Uuid) -> String {
 
 /// Reads a run's record.
 pub async fn load(cx: &Context, run_id: Uuid) -> Result<Found, CallError> {
-    let (generation, content) = match cx.storage.read(&record_object(run_id), None).await? {
-        Read::Object { generation, content } => (generation, content),
-        Read::Missing | Read::Unchanged => return Ok(Found::Missing),
-    };
-    Ok(parse(run_id, generation, content))
+    Ok(match cx.storage.read(&record_object(run_id), None, LARGEST_RECORD).await? {
+        Read::Object { generation, content } => parse(run_id, generation, content),
+        Read::TooLarge { generation, size, beginning } => {
+            let kept = beginning.len();
+            let reason = format!("it has {size} bytes, the limit is {LARGEST_RECORD}; the first {kept} bytes are kept");
+            Found::Unreadable { generation, content: beginning, reason }
+        }
+        Read::Missing | Read::Unchanged => Found::Missing,
+    })
 }
 
 /// A record that stood a call ago is not there, or is another one's business now.
@@ -86,6 +93,14 @@ fn parse(run_id: Uuid, generation: i64, content: Bytes) -> Found {
     Found::Unreadable { generation, content, reason }
 }
 
+/// The custom time of a record's object, on which the bucket's lifecycle rule deletes it: when the end of its run was
+/// recorded, or the cancel that awaits its request. A run that has not ended has none, so that no rule applies to its
+/// record, however old that is.
+/// Source: https://cloud.google.com/storage/docs/lifecycle#dayssincecustomtime
+pub fn custom_time(record: &Record, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    (record.state.is_end() || record.state == State::Awaited).then_some(now)
+}
+
 /// Writes a record over the generation `expected` (0: none). If the answer to an earlier attempt was lost, the record
 /// that stands is the one that was to be written, and counts as written. Waits for the object's rate limit.
 pub async fn store(cx: &Context, record: &Record, expected: i64) -> Result<Written, CallError> {
@@ -99,7 +114,8 @@ pub async fn store(cx: &Context, record: &Record, expected: i64) -> Result<Writt
         origin: Origin::NotExecuted,
     })?;
     let written = loop {
-        let answer = cx.storage.write(&object, &content, "application/json", expected).await;
+        let now = cx.now();
+        let answer = cx.storage.write(&object, &content, "application/json", custom_time(record, now), expected).await;
         match answer {
             Err(error) if error.code == Code::ResourceExhausted && cx.left() > 2 * WRITE_INTERVAL => {
                 sleep(WRITE_INTERVAL).await;
@@ -108,7 +124,7 @@ pub async fn store(cx: &Context, record: &Record, expected: i64) -> Result<Writt
         }
     };
     if written == Written::Lost
-        && let Read::Object { generation, content: standing } = cx.storage.read(&object, None).await?
+        && let Read::Object { generation, content: standing } = cx.storage.read(&object, None, LARGEST_RECORD).await?
         && standing == content
     {
         return Ok(Written::At(generation));
@@ -123,7 +139,7 @@ pub async fn mark(cx: &Context, run_id: Uuid) -> Result<i64, CallError> {
     let mut attempt = 1;
     let mut standing = 0;
     loop {
-        match cx.storage.write(&object, b"", "text/plain", standing).await {
+        match cx.storage.write(&object, b"", "text/plain", None, standing).await {
             Ok(Written::At(generation)) => return Ok(generation),
             Ok(Written::Lost) if attempt < MARKER_ATTEMPTS => {
                 standing = cx.storage.generation(&object).await?.unwrap_or(0);

@@ -344,12 +344,13 @@ fn fault(rng: &mut Rng) -> Fault {
 }
 
 fn trouble_on_the_way(rng: &mut Rng) -> What {
-    match rng.u8(..8) {
+    match rng.u8(..9) {
         0..2 => What::Code(*pick(rng, &CODES), "injected".to_owned()),
         2 => What::Delay(Duration::from_millis(rng.u64(0..6000))),
         3 => What::ExecuteLate(Duration::from_millis(rng.u64(0..1000 * LONGEST_WAY))),
         4 => What::Hang,
         5..7 => What::LoseAnswer,
+        7 => What::Corrupt,
         _ => What::HangAfter,
     }
 }
