@@ -14,6 +14,7 @@ use crate::{
     error::{CallError, Origin},
     findings, journal,
     outcome::{Evidence, Observation, observe},
+    pubsub::is_refused,
     record::{Record, State},
     records::{self, Found, Loaded, marker_object},
     refusal::{Refusal, refusal},
@@ -382,12 +383,20 @@ async fn finish(cx: &Context, run: &Loaded, marker: Option<i64>) -> Result<Step,
     Ok(Step::Done)
 }
 
-/// Publishes a run's last event.
+/// Publishes a run's last event. One that the topic refuses in every form must not stop its run, and counts as published;
+/// but not the last event of all, for it is promised, and nothing of the run waits for it.
 pub async fn publish_last(cx: &Context, record: &Record) -> Result<(), CallError> {
     match &record.last_event {
         Some(event) => {
             let message = cx.speaker.announcement(record, event);
-            cx.responses.publish(&message).await
+            match cx.responses.publish(&message).await {
+                Err(error) if is_refused(&error) && !record.state.is_end() => {
+                    let (run_id, event) = (record.run_id(), &event.id_suffix);
+                    error!(%run_id, event, %error, "the topic refuses an event; the run continues without it");
+                    Ok(())
+                }
+                answer => answer,
+            }
         }
         None => Ok(()),
     }

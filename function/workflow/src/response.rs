@@ -2,7 +2,7 @@
 //!
 //! Source of the binding: https://github.com/googleapis/google-cloudevents/blob/main/docs/spec/pubsub.md
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
@@ -13,7 +13,7 @@ use crate::{
     outcome::{Cluster, Failure, Step},
     pubsub::Message,
     record::{Announcement, Correlation, Kind, Record, State, Times},
-    violation::{Document, SHOWN_VIOLATIONS, Violation},
+    violation::{SHOWN_VIOLATIONS, Violation},
 };
 
 const SPEC_VERSION: &str = "1.0";
@@ -23,10 +23,35 @@ const TYPE_PREFIX: &str = "inlineworkflow.dataproc.run.v1.";
 const MOST_ATTRIBUTES: usize = 100;
 const LONGEST_KEY: usize = 256;
 const LONGEST_VALUE: usize = 1024;
-/// A text of the sender's in the data. The whole message holds 10 MB, and an answer beyond that could never be given.
+/// A text of the sender's in the data, in bytes.
 const LONGEST_TEXT: usize = 64 * 1024;
-/// A message holds 10 MB; the template shares it with the rest of the event.
-const LARGEST_TEMPLATE: usize = 8 * 1000 * 1000;
+/// Any text in the smallest form of an event, in bytes.
+const LONGEST_TEXT_OF_SMALLEST: usize = 1024;
+/// In `left_out`: the event is in its smallest form.
+const ALL_DETAILS: &str = "*";
+
+/// Removes a part. Says whether there was one.
+type LeaveOut = fn(&mut Data) -> bool;
+/// The parts that an event leaves out if it is too large, in this order and no more than needed, by their names in
+/// `left_out`.
+const PARTS: [(&str, LeaveOut); 6] = [
+    ("template", |data| data.template.take().is_some()),
+    ("warnings", |data| keep_one(&mut data.warnings, &mut data.warning_count)),
+    ("violations", |data| keep_one(&mut data.violations, &mut data.violation_count)),
+    ("steps.error", |data| {
+        let there_was_one = data.steps.iter().any(|step| step.error.is_some());
+        data.steps.to_mut().iter_mut().for_each(|step| step.error = None);
+        there_was_one
+    }),
+    ("steps.details", |data| {
+        for step in data.steps.to_mut() {
+            let Step { step_id, state, root_cause, .. } = std::mem::take(step);
+            *step = Step { step_id, state, root_cause, ..Step::default() };
+        }
+        !data.steps.is_empty()
+    }),
+    ("steps", |data| !std::mem::take(&mut data.steps).is_empty()),
+];
 
 /// Who speaks: what is the same in every event of this service.
 #[derive(Clone, Debug)]
@@ -52,7 +77,7 @@ pub struct Answer {
 }
 
 /// An event's data.
-#[derive(Default, Serialize)]
+#[derive(Clone, Default, Serialize)]
 struct Data<'a> {
     run_id: Uuid,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,9 +96,9 @@ struct Data<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     cluster: Option<&'a Cluster>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    steps: &'a [Step],
+    steps: Cow<'a, [Step]>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a Failure>,
+    error: Option<Cow<'a, Failure>>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     violations: &'a [Violation],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,9 +117,11 @@ struct Data<'a> {
     times: Option<&'a Times>,
     #[serde(skip_serializing_if = "Option::is_none")]
     links: Option<Links>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    left_out: Vec<&'static str>,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 struct Links {
     console: String,
 }
@@ -103,7 +130,7 @@ impl Speaker {
     /// A run's last event.
     pub fn announcement(&self, record: &Record, event: &Announcement) -> Message {
         let data = self.record_data(record, record.warnings_of(event.kind));
-        self.message(&record.correlation, event.kind, &event.id_suffix, event.sequence, event.time, &data)
+        self.message(&record.correlation, event.kind, &event.id_suffix, event.sequence, event.time, data)
     }
 
     /// The answer to a message about a run that is recorded: the run as it stands, and why the message could not have
@@ -118,44 +145,35 @@ impl Speaker {
         let mut data = self.record_data(record, &record.warnings);
         data.message_id = cut(&to.message_id, LONGEST_TEXT);
         data.found = Some(true);
-        data.error = failure.as_ref().or(data.error);
+        data.error = failure.map(Cow::Owned).or(data.error);
         if !violations.is_empty() {
             (data.violations, data.violation_count) = shown(violations);
         }
         let suffix = format!("answered/{}", to.message_id);
-        self.message(to, Kind::Answered, &suffix, record.sequence, now, &data)
+        self.message(to, Kind::Answered, &suffix, record.sequence, now, data)
     }
 
     /// The answer to a message of which nothing is recorded.
     pub fn answer(&self, to: &Correlation, kind: Kind, answer: Answer, now: DateTime<Utc>) -> Message {
-        let mut warnings = answer.warnings;
-        let template = answer.template.filter(|template| {
-            let fits = template.to_string().len() <= LARGEST_TEMPLATE;
-            if !fits {
-                let reason = "the rendered template is larger than 8 MB, and left out of this event";
-                warnings.push(Violation::decoding(Document::Request, "", reason));
-            }
-            fits
-        });
         let (violations, violation_count) = shown(&answer.violations);
-        let (warnings, warning_count) = shown(&warnings);
+        let (warnings, warning_count) = shown(&answer.warnings);
         let times = Times { received: answer.received, ..Times::default() };
         let data = Data {
             found: answer.found,
             state: answer.state.map(State::word),
-            error: answer.failure.as_ref(),
+            error: answer.failure.as_ref().map(Cow::Borrowed),
             violations,
             violation_count,
             warnings,
             warning_count,
-            template,
+            template: answer.template,
             config_entry: answer.config_entry.as_deref().map(|name| cut(name, LONGEST_TEXT)),
             config_generation: answer.config_generation,
             times: answer.received.map(|_| &times),
             ..correlation_data(to)
         };
         let suffix = format!("{}/{}", kind.word(), to.message_id);
-        self.message(to, kind, &suffix, 0, now, &data)
+        self.message(to, kind, &suffix, 0, now, data)
     }
 
     fn record_data<'a>(&self, record: &'a Record, warnings: &'a [Violation]) -> Data<'a> {
@@ -177,8 +195,8 @@ impl Speaker {
             }),
             operation: record.operation.as_deref(),
             cluster: record.cluster(),
-            steps: &record.progress.steps,
-            error: record.failure.as_ref(),
+            steps: Cow::Borrowed(&record.progress.steps),
+            error: record.failure.as_ref().map(Cow::Borrowed),
             violations,
             violation_count,
             warnings,
@@ -189,7 +207,7 @@ impl Speaker {
         }
     }
 
-    /// Binary mode: the context in attributes, the data as it is.
+    /// Binary mode: the context in attributes, the data as it is, or as much of it as the service takes.
     fn message(
         &self,
         to: &Correlation,
@@ -197,7 +215,7 @@ impl Speaker {
         id_suffix: &str,
         sequence: u64,
         time: DateTime<Utc>,
-        data: &Data<'_>,
+        mut data: Data<'_>,
     ) -> Message {
         let run_id = to.run_id.to_string();
         let job_name = to.job_name.as_deref().unwrap_or_default();
@@ -225,10 +243,61 @@ impl Speaker {
                 attributes.entry(key.to_owned()).or_insert_with(|| value.to_owned());
             }
         }
-        // Cannot fail: every key is a string.
-        let data = serde_json::to_vec(data).unwrap_or_default();
-        Message { data, attributes, ordering_key: run_id }
+        let smallest = data.smallest().to_bytes();
+        let mut message = Message { data: data.to_bytes(), attributes, ordering_key: run_id, smallest };
+        for (name, leave_out) in PARTS {
+            if message.fits() {
+                return message;
+            }
+            if leave_out(&mut data) {
+                data.left_out.push(name);
+                message.data = data.to_bytes();
+            }
+        }
+        if !message.fits() {
+            message.data.clone_from(&message.smallest);
+        }
+        message
     }
+}
+
+impl<'a> Data<'a> {
+    fn to_bytes(&self) -> Vec<u8> {
+        // Cannot fail: every key is a string.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Which run, its state and its error, in texts of a bounded length.
+    fn smallest(&self) -> Data<'_> {
+        let short = |text: &'a str| cut(text, LONGEST_TEXT_OF_SMALLEST);
+        let error = self.error.as_deref().map(|error| Failure {
+            code: error.code.clone(),
+            message: cut(&error.message, LONGEST_TEXT_OF_SMALLEST).to_owned(),
+            step_id: error.step_id.as_deref().map(|id| cut(id, LONGEST_TEXT_OF_SMALLEST).to_owned()),
+        });
+        Data {
+            run_id: self.run_id,
+            job_name: self.job_name.map(short),
+            request_id: self.request_id.map(short),
+            message_id: short(self.message_id),
+            found: self.found,
+            attempt: self.attempt,
+            state: self.state,
+            operation: self.operation.map(short),
+            error: error.map(Cow::Owned),
+            left_out: vec![ALL_DETAILS],
+            ..Data::default()
+        }
+    }
+}
+
+/// The first of them only. Says whether there were more, and how many.
+fn keep_one(violations: &mut &[Violation], count: &mut Option<usize>) -> bool {
+    let all = *violations;
+    let [first, _, ..] = all else { return false };
+    count.get_or_insert(all.len());
+    *violations = std::slice::from_ref(first);
+    true
 }
 
 /// Whether an attribute of the request message goes back to its sender: not one of ours, not one of Google's.

@@ -1,4 +1,4 @@
-//! What is stored arrives unchanged and is deleted by no rule too early; what is too large stops no run.
+//! What is stored arrives unchanged and is deleted by no rule too early; what is too large or refused stops no run.
 
 mod support;
 
@@ -10,9 +10,9 @@ use inline_workflow::{
     records::custom_time,
     storage::{Read, Written},
 };
-use inline_workflow_emulator::{Fault, What, When};
-use serde_json::json;
-use support::{BUCKET, CONFIG, World, deliver, one_step};
+use inline_workflow_emulator::{Fault, Outcome, What, When};
+use serde_json::{Value, json};
+use support::{BUCKET, CONFIG, RESPONSES, World, deliver, one_step};
 use tonic::Code;
 use uuid::Uuid;
 
@@ -21,6 +21,14 @@ const LIMIT: usize = 8 * MIB;
 
 fn always(method: &str, what: What) -> Fault {
     Fault { when: When::Always, ..Fault::times(method, what, 1) }
+}
+
+fn refusal() -> What {
+    What::Code(Code::InvalidArgument, "Invalid data in message: Message failed schema validation.".to_owned())
+}
+
+fn cancel(run_id: &str) -> Value {
+    json!({ "action": "cancel", "run_id": run_id })
 }
 
 // Checksums.
@@ -199,4 +207,72 @@ async fn a_buried_record_has_a_custom_time_and_so_has_the_one_in_its_place() {
     world.emulator.put_object(BUCKET, &record, "{");
     world.tick(&cx).await;
     assert!(has_custom_time(&world, &record) && has_custom_time(&world, &world.objects("dead/")[0]));
+}
+
+// Refused events.
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_event_is_published_in_its_smallest_form_with_the_same_id() {
+    let mut world = World::new();
+    let cx = world.instance();
+    deliver(&cx, &world.request(&one_step())).await.unwrap();
+    world.emulator.on_step("count", Outcome::Fail("exit code 3".to_owned()));
+    for _ in 0..8 {
+        // Each event's first form.
+        world.emulator.clear_faults();
+        world.emulator.fault(Fault::times("Publish", refusal(), 1));
+        world.tick(&cx).await;
+    }
+    let end = world.said().pop().unwrap();
+    assert_eq!(world.count("succeeded") + world.count("failed"), 1);
+    assert_eq!(end.data["left_out"], json!(["*"]));
+    assert!(end.data.get("steps").is_none() && !end.attributes.contains_key("caller"));
+    assert_eq!(end.attributes["ce-runid"], end.data["run_id"]);
+    assert!(world.emulator.published(RESPONSES).pop().unwrap().ordering_key.is_empty());
+    assert_eq!(end.id, format!("{}/{}", end.data["run_id"].as_str().unwrap(), end.kind));
+    assert!(world.objects("active/").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_refuses_every_event_stops_no_run_and_gets_its_end_once_it_is_fixed() {
+    let mut world = World::new();
+    let cx = world.instance();
+    world.emulator.fault(always("Publish", refusal()));
+    deliver(&cx, &world.request(&one_step())).await.unwrap();
+    world.ticks(&cx, 10).await;
+    assert_eq!((world.record()["state"].as_str(), world.said().len()), (Some("succeeded"), 0));
+    assert_eq!(world.objects("active/").len(), 1, "its end is not published");
+    world.emulator.clear_faults();
+    world.ticks(&cx, 2).await;
+    assert_eq!(world.kinds(), ["succeeded"]);
+    assert!(world.objects("active/").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_events_are_refused_is_cancelled_all_the_same() {
+    let mut world = World::new();
+    let cx = world.instance();
+    world.emulator.fault(always("Publish", refusal()));
+    deliver(&cx, &world.request(&one_step())).await.unwrap();
+    let run_id = world.record()["run_id"].as_str().unwrap().to_owned();
+    // Its answer cannot be published, and it is recorded before.
+    deliver(&cx, &world.request(&cancel(&run_id))).await.unwrap_err();
+    world.ticks(&cx, 10).await;
+    assert_eq!(world.record()["state"], "cancelled");
+    assert!(world.emulator.workflows().iter().all(|workflow| !workflow.is_alive()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_code_that_is_not_a_refusal_reduces_nothing() {
+    for code in [Code::Unavailable, Code::PermissionDenied, Code::NotFound, Code::ResourceExhausted] {
+        let mut world = World::new();
+        let cx = world.instance();
+        world.emulator.fault(always("Publish", What::Code(code, "down".to_owned())));
+        deliver(&cx, &world.request(&one_step())).await.unwrap();
+        world.ticks(&cx, 2).await;
+        world.emulator.clear_faults();
+        world.ticks(&cx, 10).await;
+        assert_eq!(world.kinds().first().map(String::as_str), Some("submitted"), "{code:?}");
+        assert!(world.said().iter().all(|said| said.data.get("left_out").is_none()), "{code:?}");
+    }
 }
