@@ -160,6 +160,7 @@ fn render(
         run_id,
         deployment: cx.deployment,
         allowed_code_prefixes: cx.environment.allowed_code_prefixes.clone(),
+        allow_inline_queries: cx.environment.allow_inline_queries,
         cluster_idle_ttl: cx.environment.cluster_idle_ttl.map(|ttl| ttl.as_secs()),
         cluster_max_ttl: cx.environment.cluster_max_ttl.map(|ttl| ttl.as_secs()),
     };

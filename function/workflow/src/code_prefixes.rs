@@ -1,250 +1,261 @@
-//! Guard rails: where a request may fetch code from (ALLOWED_CODE_PREFIXES).
+//! Guard rails: what a request may run (ALLOWED_CODE_PREFIXES, ALLOW_INLINE_QUERIES).
 //!
-//! The fields that name code are found by the descriptor: `executable_file` and everything called `*_uri` or `*_uris`.
-//! Properties and metadata have no descriptor; those that can bring code are listed here. Text that is itself code,
-//! as the queries of a `query_list`, names none and is not looked into. The operator's configuration is not
-//! restricted.
+//! A request contains only what is listed here: places of code by prefix, fields of a job by name, properties and
+//! metadata by key, values by their characters. A field that a later version of the descriptor adds is refused until it
+//! is listed. The operator's configuration is not restricted.
+//!
+//! README, "Environment", says what a sender can still do.
+
+mod tables;
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
 use crate::json::Value;
 use crate::proto_json::field_named;
+use crate::rules;
 use crate::violation::{Faults, excerpt};
 
-/// Properties whose value is a comma-separated list of places of code.
-const CODE_PROPERTIES: [&str; 58] = [
-    "hive.added.archives.path",
-    "hive.added.files.path",
-    "hive.added.jars.path",
-    "hive.aux.jars.path",
-    "hive.reloadable.aux.jars.path",
-    "mapred.cache.archives",
-    "mapred.cache.files",
-    "mapred.jar",
-    "mapred.job.classpath.archives",
-    "mapred.job.classpath.files",
-    "mapreduce.application.classpath",
-    "mapreduce.application.framework.path",
-    "mapreduce.job.cache.archives",
-    "mapreduce.job.cache.files",
-    "mapreduce.job.classpath.archives",
-    "mapreduce.job.classpath.files",
-    "mapreduce.job.jar",
-    "pig.additional.jars",
-    "pig.additional.jars.uris",
-    "pig.streaming.cache.files",
-    "pig.streaming.ship.files",
-    "pipeline.classpaths",
-    "pipeline.jars",
-    "python.archives",
-    "python.client.executable",
-    "python.executable",
-    "python.files",
-    "python.requirements",
-    "spark.archives",
-    "spark.driver.extraClassPath",
-    "spark.driver.extraLibraryPath",
-    "spark.executor.extraClassPath",
-    "spark.executor.extraLibraryPath",
-    "spark.files",
-    "spark.jars",
-    "spark.repl.class.uri",
-    "spark.sql.hive.metastore.jars",
-    "spark.sql.hive.metastore.jars.path",
-    "spark.submit.pyFiles",
-    "spark.yarn.archive",
-    "spark.yarn.dist.archives",
-    "spark.yarn.dist.files",
-    "spark.yarn.dist.jars",
-    "spark.yarn.dist.pyFiles",
-    "spark.yarn.jars",
-    "spark.yarn.primary.py.file",
-    "spark.yarn.secondary.jars",
-    "spark.yarn.user.jar",
-    "tez.aux.uris",
-    "tez.lib.uris",
-    "tmparchives",
-    "tmpfiles",
-    "tmpjars",
-    "yarn.application.classpath",
-    "yarn.flink-dist-jar",
-    "yarn.provided.lib.dirs",
-    "yarn.provided.usrlib.dir",
-    "yarn.ship-files",
-];
+/// The metadata keys that a request may set begin with this. Neither Compute Engine nor Dataproc reads such keys, only
+/// scripts of the operator can.
+const OWN_METADATA: &str = "request-";
 
-/// Properties that name packages, or repositories of them: no bucket's prefix says anything about those.
-const PACKAGE_PROPERTIES: [&str; 6] = [
-    "spark.jars.ivy",
-    "spark.jars.ivySettings",
-    "spark.jars.packages",
-    "spark.jars.repositories",
-    "spark.pyspark.virtualenv.packages",
-    "spark.pyspark.virtualenv.requirements",
-];
+/// What the operator allows a request to run.
+pub struct Guard<'a> {
+    /// Where code may lie, as `gs://bucket/folder`; at least one.
+    pub prefixes: &'a [String],
+    /// Whether a request may bring queries and script variables, which are code.
+    pub inline_queries: bool,
+}
 
-/// Options of a Java machine that load code, or run a command.
-const CODE_OPTIONS: [&str; 6] =
-    ["-javaagent", "-agentpath", "-agentlib", "-Xbootclasspath", "-XX:OnError", "-XX:OnOut"];
-
-/// Options that Hadoop's own command line takes before a job's arguments.
-const HADOOP_OPTIONS: [&str; 3] = ["libjars", "files", "archives"];
-
-/// Prefixes of metadata keys whose values are run by Compute Engine or Dataproc, or let someone in.
-const CODE_METADATA: [&str; 14] = [
-    "block-project-ssh-keys",
-    "conda_packages",
-    "conda-packages",
-    "dataproc-",
-    "gce-container-declaration",
-    "pip_packages",
-    "pip-packages",
-    "shutdown-script",
-    "ssh-keys",
-    "sshkeys",
-    "startup-script",
-    "sysprep-specialize-script",
-    "user-data",
-    "windows-",
-];
-
-/// Checks everything in an object that names code, down to its last level. `faults` stands at the object.
-pub fn check_message(written: &Value, descriptor: &MessageDescriptor, allowed: &[String], faults: &mut Faults) {
-    let Value::Object(members) = written else {
-        return;
-    };
-    for (key, value) in members {
-        let Some(field) = field_named(descriptor, key) else {
-            continue;
+impl Guard<'_> {
+    /// Checks an object of the request (a job, an init action) at every level, and reports what is not allowed as
+    /// forbidden. `faults` stands at the object.
+    pub fn check_message(&self, written: &Value, descriptor: &MessageDescriptor, faults: &mut Faults) {
+        let Value::Object(members) = written else {
+            return;
         };
-        faults.member(key, |faults| match (field.kind(), value) {
-            (_, Value::Object(entries)) if field.is_map() && field.name() == "properties" => {
-                check_properties(entries, allowed, faults);
+        for (key, value) in members {
+            // Unknown keys are decoding faults already.
+            if let (false, Some(field)) = (matches!(value, Value::Null), field_named(descriptor, key)) {
+                faults.member(key, |faults| self.check_field(written, &field, value, faults));
             }
-            _ if field.is_map() => {}
-            (Kind::Message(inner), Value::Array(elements)) => {
-                for (index, element) in elements.iter().enumerate() {
-                    faults.element(index, |faults| check_message(element, &inner, allowed, faults));
+        }
+    }
+
+    fn check_field(&self, message: &Value, field: &FieldDescriptor, value: &Value, faults: &mut Faults) {
+        let descriptor = field.parent_message();
+        match field.name() {
+            "executable_file" => self.check_places(value, faults),
+            name if name.ends_with("_uri") || name.ends_with("_uris") => self.check_places(value, faults),
+            "main_class" => self.check_main_class(message, descriptor, value, faults),
+            "properties" => {
+                for_each_entry(value, faults, |key, value, faults| {
+                    if let Value::String(value) = value {
+                        check_property(key, value, faults);
+                    }
+                });
+            }
+            "args" if descriptor.name() == "HadoopJob" => check_hadoop_args(value, faults),
+            "query_list" | "script_variables" if !self.inline_queries => {
+                faults.forbidden(
+                    "queries and variables in a request are not allowed here (ALLOW_INLINE_QUERIES), only files",
+                );
+            }
+            "client_tags" | "output_format" => for_each_text(value, faults, &|text, faults| {
+                if !is_word(text) {
+                    faults.forbidden("only letters, digits, '-' and '_' are allowed here (ALLOWED_CODE_PREFIXES)");
                 }
+            }),
+            // Each becomes a key of log4j's configuration.
+            "driver_log_levels" => for_each_entry(value, faults, |key, _, faults| {
+                if !key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._$-".contains(&byte)) {
+                    faults.forbidden("is not the name of a package or class (ALLOWED_CODE_PREFIXES)");
+                }
+            }),
+            // These run nothing. Arguments go to code that lies under a prefix.
+            "args"
+            | "continue_on_failure"
+            | "execution_timeout"
+            | "labels"
+            | "prerequisite_step_ids"
+            | "query_list"
+            | "scheduling"
+            | "script_variables"
+            | "step_id" => {}
+            _ => match field.kind() {
+                Kind::Message(inner) if !field.is_map() && !field.is_list() => {
+                    self.check_message(value, &inner, faults);
+                }
+                _ => faults.forbidden("this field is not allowed here (ALLOWED_CODE_PREFIXES)"),
+            },
+        }
+    }
+
+    fn check_places(&self, value: &Value, faults: &mut Faults) {
+        for_each_text(value, faults, &|place, faults| {
+            let Some(rest) = self.below_a_prefix(place) else {
+                let place = excerpt(place);
+                return faults.forbidden(format!("{place:?} is outside of the allowed places (ALLOWED_CODE_PREFIXES)"));
+            };
+            if !is_plain_path(rest) {
+                faults.forbidden(
+                    "has '..' or characters that have a meaning of their own; a place of code has only ASCII letters, \
+                     digits and any of / . _ - + = @ * (ALLOWED_CODE_PREFIXES)",
+                );
             }
-            (Kind::Message(inner), _) => check_message(value, &inner, allowed, faults),
-            (Kind::String, _) if names_code(&field) => check_places(value, allowed, faults),
-            (Kind::String, Value::Array(args)) if descriptor.name() == "HadoopJob" && field.name() == "args" => {
-                check_hadoop_args(args, allowed, faults);
-            }
-            _ => {}
         });
+    }
+
+    /// The part of a place after the prefix that it lies under: empty, or with a leading slash.
+    fn below_a_prefix<'p>(&self, place: &'p str) -> Option<&'p str> {
+        self.prefixes.iter().filter(|prefix| !prefix.is_empty()).find_map(|prefix| {
+            let folder = prefix.strip_suffix('/').unwrap_or(prefix);
+            let rest = place.strip_prefix(folder)?;
+            (place == prefix || rest.starts_with('/')).then_some(rest)
+        })
+    }
+
+    /// The name of a class does not say which jar it comes from. Hence there must be a jar from an allowed place, and the
+    /// class must not be one that the machines have anyway.
+    fn check_main_class(&self, job: &Value, descriptor: &MessageDescriptor, value: &Value, faults: &mut Faults) {
+        let Value::String(class) = value else { return };
+        if !class.starts_with(|first: char| first.is_ascii_alphabetic())
+            || !class.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._$".contains(&byte))
+        {
+            faults.forbidden("is not the name of a class (ALLOWED_CODE_PREFIXES)");
+        } else if is_of_the_image(class) {
+            faults.forbidden(format!(
+                "{:?} is of the cluster's image, which is not an allowed place (ALLOWED_CODE_PREFIXES)",
+                excerpt(class)
+            ));
+        }
+        let jars = match member(job, rules::key_of(job, descriptor, "jar_file_uris")) {
+            Some(Value::Array(jars)) => jars.as_slice(),
+            _ => &[],
+        };
+        if !jars.iter().any(|jar| matches!(jar, Value::String(jar) if self.below_a_prefix(jar).is_some())) {
+            faults.forbidden("needs a jar from an allowed place, in jar_file_uris (ALLOWED_CODE_PREFIXES)");
+        }
     }
 }
 
 /// Checks the metadata of the cluster's machines. `faults` stands at the object.
-pub fn check_metadata(written: &Value, allowed: &[String], faults: &mut Faults) {
-    let Value::Object(members) = written else {
-        return;
-    };
-    for (key, value) in members {
-        faults.entry(key, |faults| {
-            let lower = key.to_ascii_lowercase();
-            if CODE_METADATA.iter().any(|prefix| lower.starts_with(prefix)) {
-                faults.forbidden("metadata that brings code or access is not allowed here (ALLOWED_CODE_PREFIXES)");
-            } else if let Value::String(text) = value
-                && text.contains("://")
-            {
-                check_list(text, allowed, faults);
-            }
-        });
+pub fn check_metadata(written: &Value, faults: &mut Faults) {
+    for_each_entry(written, faults, |key, _, faults| {
+        if !key.strip_prefix(OWN_METADATA).is_some_and(is_word) {
+            faults.forbidden(format!(
+                "a request may only set metadata whose key is {OWN_METADATA} and a word; the operator can set {:?} in the \
+                 configuration's entry (ALLOWED_CODE_PREFIXES)",
+                excerpt(key)
+            ));
+        }
+    });
+}
+
+fn check_property(key: &str, value: &str, faults: &mut Faults) {
+    if !tables::TUNING.iter().any(|keys| keys.binary_search(&key).is_ok()) {
+        faults.forbidden(format!(
+            "a request may only set properties that tune, and {:?} is not one of them; the operator can set it in the \
+             configuration's entry (ALLOWED_CODE_PREFIXES)",
+            excerpt(key)
+        ));
+    } else if !is_number(value) && !is_word(value) && !tables::CLASSES.contains(&value) {
+        faults.forbidden(format!(
+            "a request may set {key:?} to a number, a size, a duration or one word (ALLOWED_CODE_PREFIXES)"
+        ));
     }
 }
 
-fn names_code(field: &FieldDescriptor) -> bool {
-    field.name() == "executable_file" || field.name().ends_with("_uri") || field.name().ends_with("_uris")
+/// Hadoop reads `-D key=value` and other options from a job's arguments, and the class to run if the jar's manifest names
+/// none. The position at which options end depends on the program, hence every argument is checked.
+fn check_hadoop_args(value: &Value, faults: &mut Faults) {
+    let Value::Array(args) = value else { return };
+    let text = |index: usize| match args.get(index) {
+        Some(Value::String(arg)) => arg.as_str(),
+        _ => "",
+    };
+    // org.apache.hadoop.util.RunJar takes a class with slashes too.
+    if is_of_the_image(&text(0).replace('/', ".")) {
+        faults.element(0, |faults| {
+            faults.forbidden("a class of the cluster's image is not allowed here (ALLOWED_CODE_PREFIXES)");
+        });
+    }
+    for index in 0..args.len() {
+        let Some(option) = text(index).strip_prefix('-').map(|option| option.trim_start_matches('-')) else {
+            continue;
+        };
+        let name = option.split_once('=').map_or(option, |(name, _)| name);
+        if tables::HADOOP_OPTIONS.contains(&name) {
+            faults.element(index, |faults| {
+                faults.forbidden(format!(
+                    "-{name} is not allowed here; jar_file_uris, file_uris and archive_uris are (ALLOWED_CODE_PREFIXES)"
+                ));
+            });
+        } else if let Some(property) = option.strip_prefix('D') {
+            // -Dkey=value, -D=key=value, -D key=value.
+            let property = property.strip_prefix('=').unwrap_or(property);
+            let (property, at) = if property.is_empty() { (text(index + 1), index + 1) } else { (property, index) };
+            if let Some((key, value)) = property.split_once('=') {
+                faults.element(at, |faults| check_property(key, value, faults));
+            }
+        }
+    }
 }
 
-fn check_places(value: &Value, allowed: &[String], faults: &mut Faults) {
+/// Whether a class belongs to Java, or to what Dataproc installs.
+fn is_of_the_image(class: &str) -> bool {
+    tables::IMAGE_PACKAGES
+        .iter()
+        .any(|package| class.strip_prefix(package).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+}
+
+/// Whether Hadoop, Spark, gsutil and a shell all read a path as it is written. YARN takes what follows a `#` as the name of
+/// a link; its own links begin with two underscores. gsutil takes digits there as the generation of the object.
+fn is_plain_path(path: &str) -> bool {
+    let (path, name) = path.split_once('#').map_or((path, None), |(path, name)| (path, Some(name)));
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+=@*".contains(&byte);
+    !path.contains("..")
+        && path.bytes().all(is_plain)
+        && name.is_none_or(|name| {
+            name.starts_with(|first: char| first.is_ascii_alphabetic())
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        })
+}
+
+/// Whether a text is a number, maybe with a unit: no option, list, path, class or variable.
+fn is_number(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    digits.starts_with(|first: char| first.is_ascii_digit())
+        && digits.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".%".contains(&byte))
+}
+
+/// Whether a text is one word, as `true`, `snappy` or `nested-loop`.
+fn is_word(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+}
+
+fn for_each_text(value: &Value, faults: &mut Faults, check: &impl Fn(&str, &mut Faults)) {
     match value {
-        Value::String(place) => check_list(place, allowed, faults),
-        Value::Array(places) => {
-            for (index, place) in places.iter().enumerate() {
-                faults.element(index, |faults| check_places(place, allowed, faults));
+        Value::String(text) => check(text, faults),
+        Value::Array(elements) => {
+            for (index, element) in elements.iter().enumerate() {
+                faults.element(index, |faults| for_each_text(element, faults, check));
             }
         }
         _ => {}
     }
 }
 
-fn check_properties(entries: &[(String, Value)], allowed: &[String], faults: &mut Faults) {
-    for (key, value) in entries {
-        if let Value::String(value) = value {
-            faults.entry(key, |faults| check_property(key, value, allowed, faults));
+fn for_each_entry(value: &Value, faults: &mut Faults, check: impl Fn(&str, &Value, &mut Faults)) {
+    if let Value::Object(entries) = value {
+        for (key, value) in entries {
+            faults.entry(key, |faults| check(key, value, faults));
         }
     }
 }
 
-fn check_property(key: &str, value: &str, allowed: &[String], faults: &mut Faults) {
-    // Spark hands spark.hadoop.x to Hadoop as x; Dataproc and the properties of its clusters use file prefixes.
-    let key = key.trim();
-    let key = key.strip_prefix("spark.hadoop.").unwrap_or(key);
-    let key = key.split_once(':').map_or(key, |(_, key)| key);
-    if PACKAGE_PROPERTIES.contains(&key) {
-        faults.forbidden("packages from elsewhere are not allowed here (ALLOWED_CODE_PREFIXES)");
-    } else if CODE_PROPERTIES.contains(&key) {
-        check_list(value, allowed, faults);
-    } else if CODE_OPTIONS.iter().any(|option| value.contains(option)) {
-        faults.forbidden("options that load code or run commands are not allowed here (ALLOWED_CODE_PREFIXES)");
-    }
-}
-
-/// Hadoop reads `-libjars a,b`, `-files`, `-archives`, `-D key=value` and `-conf file` from a job's own arguments.
-fn check_hadoop_args(args: &[Value], allowed: &[String], faults: &mut Faults) {
-    for (index, arg) in args.iter().enumerate() {
-        let Value::String(arg) = arg else { continue };
-        let Some(option) = arg.strip_prefix('-') else {
-            continue;
-        };
-        let option = option.strip_prefix('-').unwrap_or(option);
-        let next = match args.get(index + 1) {
-            Some(Value::String(next)) => next.as_str(),
-            _ => "",
-        };
-        let (name, value, at) = match option.split_once('=') {
-            Some((name, value)) => (name, value, index),
-            None => (option, next, index + 1),
-        };
-        if name == "conf" {
-            faults.element(index, |faults| {
-                faults.forbidden("a configuration file is not allowed here (ALLOWED_CODE_PREFIXES)");
-            });
-        } else if HADOOP_OPTIONS.contains(&name) {
-            faults.element(at, |faults| check_list(value, allowed, faults));
-        } else if let Some(property) = option.strip_prefix('D') {
-            let (property, at) = if property.is_empty() { (next, index + 1) } else { (property, index) };
-            if let Some((key, value)) = property.split_once('=') {
-                faults.element(at, |faults| check_property(key, value, allowed, faults));
-            }
-        }
-    }
-}
-
-/// Checks a place of code, or several with commas between them: Dataproc passes them to commands that split there.
-fn check_list(places: &str, allowed: &[String], faults: &mut Faults) {
-    let outside = places.split(',').map(str::trim).filter(|place| !place.is_empty());
-    for place in outside.filter(|place| !is_inside(place, allowed)) {
-        faults.forbidden(format!("{:?} is outside of the allowed places (ALLOWED_CODE_PREFIXES)", excerpt(place)));
-    }
-}
-
-/// Whether a place is one of the allowed ones or lies under it. Places that Hadoop, Spark or a shell could read in
-/// another way than by their letters lie nowhere: `..`, escapes, variables, alternatives, further separators.
-fn is_inside(place: &str, allowed: &[String]) -> bool {
-    if place.contains("..") || place.contains(char::is_control) {
-        return false;
-    }
-    allowed.iter().filter(|prefix| !prefix.is_empty()).any(|prefix| {
-        let folder = prefix.strip_suffix('/').unwrap_or(prefix);
-        match place.strip_prefix(folder) {
-            Some("") => place == prefix,
-            Some(rest) => rest.starts_with('/') && !rest.contains(['%', '$', '\\', '{', '?', ':', ';']),
-            None => false,
-        }
-    })
+fn member<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
+    let Value::Object(members) = object else { return None };
+    members.iter().find(|(other, _)| other == key).map(|(_, value)| value)
 }

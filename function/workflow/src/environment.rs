@@ -16,6 +16,7 @@ pub const ENV_RETRY_DELAY: &str = "RETRY_DELAY";
 pub const ENV_CAPACITY_RETRIES: &str = "CAPACITY_RETRIES";
 pub const ENV_CAPACITY_RETRY_DELAY: &str = "CAPACITY_RETRY_DELAY";
 pub const ENV_ALLOWED_CODE_PREFIXES: &str = "ALLOWED_CODE_PREFIXES";
+pub const ENV_ALLOW_INLINE_QUERIES: &str = "ALLOW_INLINE_QUERIES";
 pub const ENV_CLUSTER_IDLE_TTL: &str = "CLUSTER_IDLE_TTL";
 pub const ENV_CLUSTER_MAX_TTL: &str = "CLUSTER_MAX_TTL";
 pub const ENV_DATAPROC_EMULATOR: &str = "DATAPROC_EMULATOR_HOST";
@@ -65,6 +66,8 @@ pub struct Environment {
     pub capacity_retry_delay: Duration,
     /// `gs://` prefixes inside which a request's code must lie; empty: anywhere.
     pub allowed_code_prefixes: Vec<String>,
+    /// With prefixes: whether a request may bring queries and script variables all the same.
+    pub allow_inline_queries: bool,
     /// Given as `idle_delete_ttl` to clusters whose entry has no lifecycle_config.
     pub cluster_idle_ttl: Option<Duration>,
     /// Given as `auto_delete_ttl` to clusters whose entry has no lifecycle_config.
@@ -114,10 +117,10 @@ impl Environment {
             read.faults
                 .insert(ENV_TICK_TOPIC, format!("must not be the same topic as {ENV_RESPONSE_TOPIC}, {tick_topic:?}"));
         }
+        let staging_bucket = read.required(ENV_STAGING_BUCKET, bucket);
         let environment = Environment {
             port: read.or(ENV_PORT, 8080, |text| number(text, 0..=u16::MAX)),
             region: read.required(ENV_REGION, check_region),
-            staging_bucket: read.required(ENV_STAGING_BUCKET, bucket),
             config_object: read.or(ENV_CONFIG_OBJECT, "config/cluster-config.json".to_owned(), check_object),
             rules: read.or(ENV_RULES, Rules::Enforce, |text| match text {
                 "enforce" => Ok(Rules::Enforce),
@@ -131,7 +134,11 @@ impl Environment {
             capacity_retries: read.or(ENV_CAPACITY_RETRIES, 3, |text| number(text, 0..=100)),
             capacity_retry_delay: read
                 .or(ENV_CAPACITY_RETRY_DELAY, Duration::from_secs(300), |text| seconds(text, 1..=86_400)),
-            allowed_code_prefixes: read.or(ENV_ALLOWED_CODE_PREFIXES, Vec::new(), code_prefixes),
+            allowed_code_prefixes: read
+                .or(ENV_ALLOWED_CODE_PREFIXES, Vec::new(), |text| code_prefixes(text, &staging_bucket)),
+            allow_inline_queries: read.or(ENV_ALLOW_INLINE_QUERIES, false, |text| {
+                text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
+            }),
             cluster_idle_ttl: read
                 .or(ENV_CLUSTER_IDLE_TTL, None, |text| seconds(text, CLUSTER_IDLE_TTL_SECONDS).map(Some)),
             cluster_max_ttl: read
@@ -147,6 +154,7 @@ impl Environment {
             log: read.or(ENV_LOG, None, |text| Ok(Some(text.to_owned()))),
             project,
             response_topic,
+            staging_bucket,
             tick_topic,
         };
         match read.faults.is_empty() {
@@ -228,8 +236,11 @@ fn bucket(text: &str) -> Result<String, String> {
     }
 }
 
+/// The folders of the staging bucket that hold the runs.
+const RUN_FOLDERS: [&str; 3] = ["runs/", "active/", "dead/"];
+
 fn check_object(text: &str) -> Result<String, String> {
-    match ["runs/", "active/", "dead/"].iter().find(|reserved| text.starts_with(**reserved)) {
+    match RUN_FOLDERS.iter().find(|reserved| text.starts_with(**reserved)) {
         Some(reserved) => Err(format!("{text:?} lies in {reserved}, which holds the runs")),
         None if text.starts_with("gs://") => {
             Err(format!("{text:?} must be an object of the staging bucket, without gs:// and bucket"))
@@ -266,15 +277,25 @@ fn address(text: &str) -> Result<String, String> {
     }
 }
 
-fn code_prefixes(text: &str) -> Result<Vec<String>, String> {
-    text.split(',')
+/// A record holds its request, so that a sender could run what it sent: a prefix does not cover the runs.
+fn code_prefixes(text: &str, staging_bucket: &str) -> Result<Vec<String>, String> {
+    let covers_runs = |place: &str| {
+        let (bucket, folder) = place.split_once('/').unwrap_or((place, ""));
+        let folder = folder.trim_matches('/').to_owned() + "/";
+        bucket == staging_bucket && (folder == "/" || RUN_FOLDERS.iter().any(|runs| folder.starts_with(runs)))
+    };
+    let prefixes: Vec<String> = text
+        .split(',')
         .map(str::trim)
         .filter(|prefix| !prefix.is_empty())
         .map(|prefix| match prefix.strip_prefix("gs://") {
+            Some(rest) if covers_runs(rest) => Err(format!("{prefix:?} covers the records of the runs")),
             Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(prefix.to_owned()),
             _ => Err(format!("{prefix:?} is not a gs:// prefix")),
         })
-        .collect()
+        .collect::<Result<_, _>>()?;
+    // None at all would mean that code may come from anywhere.
+    if prefixes.is_empty() { Err(format!("{text:?} has no prefix")) } else { Ok(prefixes) }
 }
 
 #[cfg(test)]
@@ -305,6 +326,8 @@ mod tests {
         assert_eq!(environment.retry_delay.as_secs(), 10);
         assert_eq!(environment.capacity_retries, 3);
         assert_eq!(environment.capacity_retry_delay.as_secs(), 300);
+        assert_eq!(environment.allowed_code_prefixes, [""; 0]);
+        assert!(!environment.allow_inline_queries);
         assert_eq!(environment.response_topic, "projects/p1/topics/responses");
         assert_eq!(environment.event_source(), "//run.googleapis.com/projects/p1/locations/us-central1/services/local");
     }
@@ -322,6 +345,7 @@ mod tests {
                 ENV_DATAPROC_EMULATOR => ":8085",
                 ENV_PUBSUB_EMULATOR => "localhost",
                 ENV_ALLOWED_CODE_PREFIXES => "gs://good/,s3://bad",
+                ENV_ALLOW_INLINE_QUERIES => "yes",
                 ENV_CLUSTER_IDLE_TTL => "10",
                 _ => return None,
             };
@@ -342,11 +366,27 @@ mod tests {
             ENV_DATAPROC_EMULATOR,
             ENV_PUBSUB_EMULATOR,
             ENV_ALLOWED_CODE_PREFIXES,
+            ENV_ALLOW_INLINE_QUERIES,
             ENV_CLUSTER_IDLE_TTL,
         ];
         expected.sort();
         assert_eq!(names, expected);
         assert!(error.to_string().contains("PORT: \"65536\""), "{error}");
+    }
+
+    #[test]
+    fn prefixes_are_some_and_do_not_cover_the_runs() {
+        for text in
+            [",", " ", " , ", "gs://staging", "gs://staging/", "gs://lib,gs://staging/runs", "gs://staging//dead/x"]
+        {
+            let error = lookup(&[(ENV_ALLOWED_CODE_PREFIXES, text)]).unwrap_err();
+            assert!(error.faults.contains_key(ENV_ALLOWED_CODE_PREFIXES), "{text:?}");
+        }
+        let guarded =
+            [(ENV_ALLOWED_CODE_PREFIXES, "gs://staging/code, gs://staging-lib/,"), (ENV_ALLOW_INLINE_QUERIES, "true")];
+        let environment = lookup(&guarded).unwrap();
+        assert_eq!(environment.allowed_code_prefixes, ["gs://staging/code", "gs://staging-lib/"]);
+        assert!(environment.allow_inline_queries);
     }
 
     #[test]

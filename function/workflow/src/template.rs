@@ -10,7 +10,7 @@ use prost_reflect::{DynamicMessage, MapKey, ReflectMessage, Value};
 use uuid::Uuid;
 
 use crate::cluster_config::{ClusterConfig, Entry};
-use crate::code_prefixes;
+use crate::code_prefixes::{self, Guard};
 use crate::identity::{ClusterName, Deployment};
 use crate::json;
 use crate::proto_json::{self, dataproc, field, field_value};
@@ -38,10 +38,20 @@ pub struct Options {
     pub deployment: Deployment,
     /// Where requests may fetch code from, as `gs://bucket/folder`; empty for anywhere.
     pub allowed_code_prefixes: Vec<String>,
+    /// With prefixes: whether requests may bring queries and script variables all the same.
+    pub allow_inline_queries: bool,
     /// Seconds without a job after which a cluster whose entry has no lifecycle_config deletes itself.
     pub cluster_idle_ttl: Option<u64>,
     /// Seconds after its creation, likewise.
     pub cluster_max_ttl: Option<u64>,
+}
+
+impl Options {
+    /// What a request may run; none if it may run anything.
+    fn guard(&self) -> Option<Guard<'_>> {
+        let prefixes = self.allowed_code_prefixes.as_slice();
+        (!prefixes.is_empty()).then_some(Guard { prefixes, inline_queries: self.allow_inline_queries })
+    }
 }
 
 /// A template that can be sent.
@@ -144,8 +154,8 @@ fn read_steps<'a>(request: &'a Request, options: &Options, faults: &mut Faults) 
         for (index, written) in jobs.iter().enumerate() {
             faults.element(index, |faults| {
                 let message = proto_json::message(written, &descriptor, faults);
-                if !options.allowed_code_prefixes.is_empty() {
-                    code_prefixes::check_message(written, &descriptor, &options.allowed_code_prefixes, faults);
+                if let Some(guard) = options.guard() {
+                    guard.check_message(written, &descriptor, faults);
                 }
                 if matches!(written, json::Value::Object(_)) {
                     steps.push(Step { index, written, message });
@@ -160,14 +170,14 @@ fn read_steps<'a>(request: &'a Request, options: &Options, faults: &mut Faults) 
 /// Adds the request's init actions, labels, metadata and zone to the operator's cluster. Where both have the same key
 /// of a map, the request's counts.
 fn merge_request(cluster: &mut DynamicMessage, request: &Request, options: &Options, faults: &mut Faults) {
-    let allowed = &options.allowed_code_prefixes;
+    let guard = options.guard();
     if let Some((key, written)) = request.written("cluster_init_actions") {
         let actions = field(&dataproc("ClusterConfig"), "initialization_actions");
         let read = faults.member(key, |faults| {
-            if let (false, json::Value::Array(elements)) = (allowed.is_empty(), written) {
+            if let (Some(guard), json::Value::Array(elements)) = (&guard, written) {
                 for (index, element) in elements.iter().enumerate() {
                     let action = dataproc("NodeInitializationAction");
-                    faults.element(index, |faults| code_prefixes::check_message(element, &action, allowed, faults));
+                    faults.element(index, |faults| guard.check_message(element, &action, faults));
                 }
             }
             field_value(written, &actions, faults)
@@ -192,8 +202,8 @@ fn merge_request(cluster: &mut DynamicMessage, request: &Request, options: &Opti
     }
     if let Some((key, written)) = request.written("metadata") {
         faults.member(key, |faults| {
-            if !allowed.is_empty() {
-                code_prefixes::check_metadata(written, allowed, faults);
+            if guard.is_some() {
+                code_prefixes::check_metadata(written, faults);
             }
             let metadata = field(&dataproc("GceClusterConfig"), "metadata");
             if let Some(Value::Map(read)) = field_value(written, &metadata, faults)

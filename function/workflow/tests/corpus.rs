@@ -83,6 +83,7 @@ fn case(case: &Json) -> Result<Outcome, String> {
                 run_id: RUN_ID,
                 deployment: Deployment::new(project, region, "b"),
                 allowed_code_prefixes: Vec::new(),
+                allow_inline_queries: false,
                 cluster_idle_ttl: None,
                 cluster_max_ttl: None,
             };

@@ -138,6 +138,7 @@ fn render(input: &[u8], config: &ClusterConfig) -> String {
             run_id: RUN_ID,
             deployment: Deployment::new("p", "us-central1", "b"),
             allowed_code_prefixes: prefixes,
+            allow_inline_queries: false,
             cluster_idle_ttl: Some(600),
             cluster_max_ttl: Some(86_400),
         };

@@ -33,6 +33,7 @@ fn options() -> Options {
         run_id: RUN_ID,
         deployment: deployment(),
         allowed_code_prefixes: Vec::new(),
+        allow_inline_queries: false,
         cluster_idle_ttl: None,
         cluster_max_ttl: None,
     }

@@ -97,6 +97,7 @@ fn render(run: &str, job_name: &str) -> Value {
         run_id: Uuid::nil(),
         deployment: inline_workflow::identity::Deployment::new("p", "r", "b"),
         allowed_code_prefixes: environment.allowed_code_prefixes.clone(),
+        allow_inline_queries: environment.allow_inline_queries,
         cluster_idle_ttl: environment.cluster_idle_ttl.map(|ttl| ttl.as_secs()),
         cluster_max_ttl: environment.cluster_max_ttl.map(|ttl| ttl.as_secs()),
     };
@@ -154,6 +155,7 @@ fn the_function_accepts_the_cluster_configs_of_the_examples() {
                 run_id: Uuid::nil(),
                 deployment: inline_workflow::identity::Deployment::new("p", "r", "b"),
                 allowed_code_prefixes: Vec::new(),
+                allow_inline_queries: false,
                 cluster_idle_ttl: None,
                 cluster_max_ttl: None,
             };

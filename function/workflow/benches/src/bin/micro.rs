@@ -76,6 +76,7 @@ fn options() -> Options {
         run_id: RUN,
         deployment: Deployment::new("p", "r", "b"),
         allowed_code_prefixes: Vec::new(),
+        allow_inline_queries: false,
         cluster_idle_ttl: None,
         cluster_max_ttl: None,
     }
