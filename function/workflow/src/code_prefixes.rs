@@ -119,10 +119,12 @@ impl Guard<'_> {
     /// class must not be one that the machines have anyway.
     fn check_main_class(&self, job: &Value, descriptor: &MessageDescriptor, value: &Value, faults: &mut Faults) {
         let Value::String(class) = value else { return };
+        // A word without a package could be a subcommand of `hadoop`, as `jar` or `fs`.
         if !class.starts_with(|first: char| first.is_ascii_alphabetic())
+            || !class.contains('.')
             || !class.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._$".contains(&byte))
         {
-            faults.forbidden("is not the name of a class (ALLOWED_CODE_PREFIXES)");
+            faults.forbidden("is not the name of a class with its package (ALLOWED_CODE_PREFIXES)");
         } else if is_of_the_image(class) {
             faults.forbidden(format!(
                 "{:?} is of the cluster's image, which is not an allowed place (ALLOWED_CODE_PREFIXES)",

@@ -23,7 +23,7 @@
 //! | [`request`] | the request's own keys -> [`request::Request`] and its run id | yes |
 //! | [`proto_json`] | JSON walked against a message's descriptor -> message, and every fault with its path | yes |
 //! | [`rules`] | what Dataproc is known to refuse | yes |
-//! | [`code_prefixes`] | where a request may fetch code from | yes |
+//! | [`code_prefixes`] | what a request may run | yes |
 //! | [`template`] | request and entry -> the template, and the call's request for an attempt | yes |
 //! | [`identity`] | the request_id and the cluster's name by which Dataproc knows an attempt | yes |
 //! | [`wire`] | a message -> its bytes | yes |

@@ -386,7 +386,7 @@ fn properties_are_those_that_tune() {
 fn a_main_class_comes_from_an_allowed_jar_and_not_from_the_image() {
     for job_type in ["spark_job", "hadoop_job", "flink_job"] {
         let with = |class: &str| json!({"main_class": class, "jar_file_uris": ["gs://lib/a.jar"]});
-        for class in ["com.example.Main", "Main", "com.example.Outer$Inner", "orgs.apache.Main", "javax0.Main"] {
+        for class in ["com.example.Main", "com.example.Outer$Inner", "orgs.apache.Main", "javax0.Main"] {
             check(job_type, with(class), &[]);
         }
         for class in [
@@ -421,7 +421,11 @@ fn a_main_class_comes_from_an_allowed_jar_and_not_from_the_image() {
             "bsh.Interpreter",
             "py4j.GatewayServer",
             "sqlline.SqlLine",
-            // Not a class's name as it is written.
+            // Not the name of a class with its package.
+            "jar",
+            "fs",
+            "distcp",
+            "Main",
             "org/apache/hadoop/util/RunJar",
             "com.example.Main -x",
             " org.apache.hadoop.util.RunJar",
