@@ -206,9 +206,7 @@ fn check_hadoop_args(value: &Value, faults: &mut Faults) {
 
 /// Whether a class belongs to Java, or to what Dataproc installs.
 fn is_of_the_image(class: &str) -> bool {
-    tables::IMAGE_PACKAGES
-        .iter()
-        .any(|package| class.strip_prefix(package).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    tables::IMAGE_PACKAGES.iter().any(|package| class.strip_prefix(package).is_some_and(|rest| rest.starts_with('.')))
 }
 
 /// Whether Hadoop, Spark, gsutil and a shell all read a path as it is written. YARN takes what follows a `#` as the name of

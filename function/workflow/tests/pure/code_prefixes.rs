@@ -506,6 +506,7 @@ fn the_arguments_of_a_hadoop_job() {
         check(&[class, "x"], &["args[0]"]);
     }
     check(&["in", "org.apache.hadoop.io.Text"], &[]);
+    check(&["java", "out"], &[]);
 }
 
 #[test]
