@@ -36,7 +36,8 @@ pub struct Listing {
     pub began: Option<DateTime<Utc>>,
     pub workflows: Vec<Observation>,
     next_page: String,
-    complete: bool,
+    /// In which event the last page was read.
+    complete: Option<Instant>,
     /// The earliest start seen, while each operation started before the one ahead of it.
     oldest: Option<DateTime<Utc>>,
     is_falling: bool,
@@ -44,12 +45,13 @@ pub struct Listing {
     failed: Option<(Instant, CallError)>,
     /// The service does not take the filter.
     is_unfiltered: bool,
-    smaller_page: Option<i32>,
+    /// How often the pages were halved.
+    halvings: u32,
 }
 
 impl Workflows {
-    /// The workflows that started at `since` or later, as they were at [`Listing::began`] or later. A listing that began
-    /// before this event is continued, but not used again once it is complete.
+    /// The workflows that started at `since` or later, as they were at [`Listing::began`] or later. A listing that an
+    /// earlier event began is continued; one that it completed is not used again.
     ///
     /// # Errors
     /// The page that could not be read by `until`. The next event continues with it.
@@ -60,9 +62,10 @@ impl Workflows {
         until: Instant,
     ) -> Result<MutexGuard<'_, Listing>, CallError> {
         let mut listing = self.0.lock().await;
-        if listing.complete && listing.began.is_none_or(|began| began < cx.began) {
+        if listing.complete.is_some_and(|event| event != cx.deadline) {
             listing.restart();
         }
+        let mut is_first = true;
         while !listing.covers(since) {
             if let Some((event, error)) = &listing.failed
                 && *event == cx.deadline
@@ -71,16 +74,23 @@ impl Workflows {
             }
             let began = listing.began.unwrap_or_else(|| cx.now());
             let filter = if listing.is_unfiltered { "" } else { FILTER };
-            let page_size = listing.smaller_page.unwrap_or(LARGEST_PAGE);
+            let page_size = (LARGEST_PAGE >> listing.halvings.min(16)).max(SMALLEST_PAGE);
             match cx.dataproc.operations(filter, page_size, &listing.next_page, until).await {
                 Ok(page) => {
                     listing.began = Some(began);
                     listing.add(page.operations.iter().filter(|operation| !is_foreign(operation)).map(observe));
-                    listing.complete = page.next_page_token.is_empty();
+                    listing.complete = page.next_page_token.is_empty().then_some(cx.deadline);
                     listing.next_page = page.next_page_token;
                 }
-                Err(error) => listing.fail(error, cx.deadline)?,
+                Err(error) => {
+                    // It had time enough: a smaller page may need less.
+                    if is_first && error.origin == Origin::Unknown {
+                        listing.halvings += 2;
+                    }
+                    listing.fail(error, cx.deadline)?;
+                }
             }
+            is_first = false;
         }
         Ok(listing)
     }
@@ -88,13 +98,13 @@ impl Workflows {
 
 impl Listing {
     fn restart(&mut self) {
-        let smaller_page = self.smaller_page.filter(|_| !self.complete);
-        *self = Listing { is_unfiltered: self.is_unfiltered, smaller_page, ..Listing::default() };
+        let halvings = if self.complete.is_some() { 0 } else { self.halvings };
+        *self = Listing { is_unfiltered: self.is_unfiltered, halvings, ..Listing::default() };
     }
 
     fn covers(&self, since: DateTime<Utc>) -> bool {
         let older = self.oldest.is_some_and(|oldest| oldest < since - CLOCK_MARGIN);
-        self.complete || (self.is_falling && older)
+        self.complete.is_some() || (self.is_falling && older)
     }
 
     fn add(&mut self, workflows: impl Iterator<Item = Observation>) {
@@ -120,9 +130,6 @@ impl Listing {
             warn!(%error, filter = FILTER, "operations cannot be filtered; all of them are listed from now on");
             self.is_unfiltered = true;
             return Ok(());
-        }
-        if error.origin == Origin::Unknown {
-            self.smaller_page = Some((self.smaller_page.unwrap_or(LARGEST_PAGE) / 4).max(SMALLEST_PAGE));
         }
         self.failed = Some((event, error.clone()));
         Err(error)
