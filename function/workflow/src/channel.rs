@@ -1,33 +1,43 @@
 //! One HTTP/2 connection to a service, in the form that the generated clients take.
 //!
-//! tonic has a channel of its own. This one is connected when it is there, so that a request that was never sent is known
-//! for certain; it can be asked whether it is still alive; and a call goes straight to its connection, without a queue and
-//! without tasks of its own, for a fraction of the CPU time (benches/README.md).
+//! tonic's own channel, and hyper's client below it, queue calls and turn what happens to a stream into gRPC codes. This
+//! one knows of each call whether it was sent, whether the service refused it unprocessed, and whether a status is the
+//! service's own. It needs no task or queue for a call, so it takes a fraction of the CPU time (benches/README.md).
 
 use std::{
     error::Error,
-    fmt,
     future::Future,
     io,
+    net::SocketAddr,
     pin::Pin,
-    sync::{Arc, LazyLock},
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt};
 use gcloud_sdk::tonic::{
-    Status,
+    Code, Status,
     body::Body as RequestBody,
     codegen::http::{
-        HeaderValue, Request, Response, Uri,
-        header::{AUTHORIZATION, USER_AGENT},
+        HeaderMap, HeaderValue, Request, Response, StatusCode, Uri,
+        header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT},
         uri::{Authority, Scheme},
     },
 };
-use h2::{Ping, PingPong, Reason, RecvStream, client::SendRequest};
+use h2::{Reason, RecvStream, client::SendRequest};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame};
-use tokio::{net::TcpStream, sync::Mutex, task::AbortHandle};
+use tokio::{
+    net::{TcpStream, ToSocketAddrs, lookup_host},
+    sync::Notify,
+    task::AbortHandle,
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_rustls::{
     TlsConnector,
     rustls::{self, ClientConfig, RootCertStore, pki_types::ServerName},
@@ -39,6 +49,13 @@ const NAME: HeaderValue = HeaderValue::from_static(concat!("inline-workflow/", e
 /// HTTP/2's own 64 KB would make every large object wait for the network once more for each 64 KB of it.
 const WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Until the service's settings arrive. Source: RFC 9113, 6.5.2, recommends that no service allows fewer.
+const FIRST_STREAMS: usize = 100;
+/// How long an address may be silent before the next one is tried beside it. RFC 8305, 8, recommends 250 ms, for clients
+/// far away, and allows 10 ms; a round trip within a region takes a few.
+const HEAD_START: Duration = Duration::from_millis(50);
+/// How soon a call that waits for a stream notices that the service allows more of them.
+const RECHECK: Duration = Duration::from_millis(100);
 
 /// Roots and settings are the same for every connection, and sessions are resumed.
 static TLS: LazyLock<Result<TlsConnector, rustls::Error>> =
@@ -53,41 +70,59 @@ fn trusting(roots: RootCertStore) -> Result<TlsConnector, rustls::Error> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// A connection that stands. Clones share it; it ends with the last of them.
+/// An open connection, as one call uses it. Clones belong to the same call. The connection ends with the last channel and
+/// the last answer over it.
 #[derive(Clone)]
 pub struct Channel {
     requests: SendRequest<Bytes>,
-    origin: Arc<(Scheme, Authority)>,
-    pings: Arc<Mutex<PingPong>>,
+    connection: Arc<Connection>,
     authorization: Option<HeaderValue>,
-    _driver: Arc<Driver>,
+    progress: Arc<Mutex<Progress>>,
 }
 
-/// The task that moves the connection's bytes.
-struct Driver(AbortHandle);
+/// How far a call has come, as far as this side of the wire can tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing was sent, or the service refused the stream before processing it.
+    #[default]
+    NotBegun,
+    /// The service may be executing the call. It was sent, or last heard of, then.
+    UnderWay(Instant),
+    /// The service's own status has arrived.
+    Ended(Code),
+}
 
-impl Drop for Driver {
+struct Connection {
+    scheme: Scheme,
+    authority: Authority,
+    /// Held by the first of the calls that wait for a stream.
+    turn: tokio::sync::Mutex<()>,
+    streams: AtomicUsize,
+    stream_ended: Notify,
+    /// The task that moves the connection's bytes.
+    driver: AbortHandle,
+}
+
+impl Drop for Connection {
     fn drop(&mut self) {
-        self.0.abort();
+        self.driver.abort();
     }
 }
 
-/// The request did not leave: the connection had ended before.
-#[derive(Debug)]
-pub struct NotSent(h2::Error);
+/// One of the streams that the service allows.
+struct Slot(Arc<Connection>);
 
-impl fmt::Display for NotSent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "not sent: {}", self.0)
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        self.0.stream_ended.notify_one();
     }
 }
-
-impl Error for NotSent {}
 
 /// Connects. With TLS the server's name is checked against its certificate.
 ///
 /// # Errors
-/// Nobody can be reached, or nobody that speaks HTTP/2.
+/// No address can be reached, or what answers there does not speak HTTP/2.
 pub async fn connect(reach: &Reach) -> io::Result<Channel> {
     match reach {
         Reach::Google { host, .. } => {
@@ -108,66 +143,162 @@ async fn over_tls(tls: &TlsConnector, authority: Authority) -> io::Result<Channe
     open(Box::new(tls.connect(name, stream).await?), Scheme::HTTPS, authority).await
 }
 
-async fn tcp(address: impl tokio::net::ToSocketAddrs) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+/// A connection to the first address that answers. The next address is tried when one fails or has had its head start.
+/// Source: RFC 8305, 5.
+async fn tcp(addresses: impl ToSocketAddrs) -> io::Result<TcpStream> {
+    let mut addresses = in_turns(lookup_host(addresses).await?).into_iter();
+    let mut dials = FuturesUnordered::new();
+    let mut failure = io::Error::other("the name has no address");
+    loop {
+        match addresses.next() {
+            Some(address) => dials.push(TcpStream::connect(address)),
+            None if dials.is_empty() => return Err(failure),
+            None => {}
+        }
+        match timeout(HEAD_START, dials.next()).await {
+            Ok(Some(Ok(stream))) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Ok(Some(Err(error))) => failure = error,
+            Ok(None) | Err(_) => {}
+        }
+    }
+}
+
+/// IPv6 and IPv4 in turns. Source: RFC 8305, 4.
+fn in_turns(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let (four, six): (Vec<_>, Vec<_>) = addresses.partition(SocketAddr::is_ipv4);
+    let most = four.len().max(six.len());
+    (0..most).flat_map(|n| [six.get(n), four.get(n)]).flatten().copied().collect()
 }
 
 /// Whatever the stream is, HTTP/2 is compiled once.
 async fn open(stream: Box<dyn Io>, scheme: Scheme, authority: Authority) -> io::Result<Channel> {
-    let (requests, mut connection) = h2::client::Builder::new()
+    let (requests, connection) = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_max_send_streams(FIRST_STREAMS)
         .handshake(stream)
         .await
         .map_err(io::Error::other)?;
-    // It is there to be taken once.
-    let pings = connection.ping_pong().ok_or_else(|| io::Error::other("no pings"))?;
     let driver = tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection ended");
         }
     });
-    Ok(Channel {
-        requests,
-        origin: Arc::new((scheme, authority)),
-        pings: Arc::new(Mutex::new(pings)),
-        authorization: None,
-        _driver: Arc::new(Driver(driver.abort_handle())),
-    })
+    let connection = Connection {
+        scheme,
+        authority,
+        turn: tokio::sync::Mutex::default(),
+        streams: AtomicUsize::default(),
+        stream_ended: Notify::default(),
+        driver: driver.abort_handle(),
+    };
+    Ok(Channel { requests, connection: Arc::new(connection), authorization: None, progress: Arc::default() })
 }
 
 impl Channel {
-    /// The same connection, for calls with this header.
-    pub fn authorized(&self, authorization: Option<HeaderValue>) -> Channel {
-        Channel { authorization, ..self.clone() }
+    /// The same connection for another call, with this header.
+    pub fn for_call(&self, authorization: Option<HeaderValue>) -> Channel {
+        Channel { authorization, progress: Arc::default(), ..self.clone() }
     }
 
     pub fn authorization(&self) -> Option<&HeaderValue> {
         self.authorization.as_ref()
     }
 
-    /// Whether the connection has not ended, as far as is known on this side.
+    /// Whether new calls can be made over the connection, as far as this side can tell.
     pub async fn is_open(&mut self) -> bool {
         std::future::poll_fn(|cx| self.requests.poll_ready(cx)).await.is_ok()
     }
 
-    /// Waits until the other side has answered a ping, unless that has become needless while others had theirs answered;
-    /// says whether it was sent. An error if the connection has ended.
-    pub async fn ping_unless(&self, needless: impl Fn() -> bool) -> Result<bool, h2::Error> {
-        let mut pings = self.pings.lock().await;
-        match needless() {
-            true => Ok(false),
-            false => pings.ping(Ping::opaque()).await.map(|_| true),
+    pub fn progress(&self) -> Progress {
+        *lock(&self.progress)
+    }
+
+    /// Waits until the call has been under way for `patience` without any news. The wait for a stream does not count.
+    pub async fn silent_for(&self, patience: Duration) {
+        loop {
+            let news = match self.progress() {
+                Progress::UnderWay(news) => news,
+                Progress::NotBegun | Progress::Ended(_) => Instant::now(),
+            };
+            if news.elapsed() >= patience {
+                return;
+            }
+            sleep_until(news + patience).await;
         }
+    }
+
+    /// Waits for one of the streams that the service allows at a time; first come, first served. h2 would queue the call,
+    /// and nobody could tell whether it was sent.
+    async fn slot(&mut self) -> Slot {
+        let connection = Arc::clone(&self.connection);
+        let _turn = connection.turn.lock().await;
+        while self.is_full() && self.is_open().await {
+            // The service may also allow more, or end the connection.
+            let _ = timeout(RECHECK, connection.stream_ended.notified()).await;
+        }
+        connection.streams.fetch_add(1, Ordering::Relaxed);
+        Slot(Arc::clone(&connection))
+    }
+
+    fn is_full(&self) -> bool {
+        self.connection.streams.load(Ordering::Relaxed) >= self.requests.current_max_send_streams()
+    }
+
+    async fn send(mut self, request: Request<RequestBody>) -> Result<Response<Answer>, Status> {
+        let (mut head, mut body) = request.into_parts();
+        let mut uri = head.uri.into_parts();
+        uri.scheme = Some(self.connection.scheme.clone());
+        uri.authority = Some(self.connection.authority.clone());
+        head.uri = Uri::from_parts(uri).map_err(failed)?;
+        head.headers.insert(USER_AGENT, NAME);
+        if let Some(authorization) = self.authorization.take() {
+            head.headers.insert(AUTHORIZATION, authorization);
+        }
+        let slot = self.slot().await;
+        let (response, mut stream) =
+            self.requests.send_request(Request::from_parts(head, ()), false).map_err(failed)?;
+        *lock(&self.progress) = Progress::UnderWay(Instant::now());
+        // Each piece waits for the next one, so that the last carries the end with it.
+        let mut piece = Bytes::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(next) = frame?.into_data() else { continue };
+            if !piece.is_empty() {
+                let _ = stream.send_data(piece, false);
+            }
+            piece = next;
+        }
+        // If this fails, the response says why.
+        let _ = stream.send_data(piece, true);
+        let (mut head, body) = match response.await {
+            Ok(response) => response.into_parts(),
+            Err(error) => {
+                if was_refused(&error) {
+                    *lock(&self.progress) = Progress::NotBegun;
+                }
+                return Err(failed(error));
+            }
+        };
+        if head.status != StatusCode::OK || !is_grpc(&head.headers) {
+            return Err(failed(format!("HTTP {} without a gRPC status", head.status.as_u16())));
+        }
+        let answer = Answer { body, progress: self.progress, _slot: slot };
+        // A status in headers is one only if nothing follows them.
+        match answer.body.is_end_stream() {
+            true => answer.note_status(&mut head.headers),
+            false => drop(head.headers.remove(Status::GRPC_STATUS)),
+        }
+        Ok(Response::from_parts(head, answer))
     }
 }
 
 impl tower::Service<Request<RequestBody>> for Channel {
     type Response = Response<Answer>;
-    type Error = Box<dyn Error + Send + Sync>;
+    type Error = Status;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     /// What keeps a request from being sent is the call's error, where it can be told from others.
@@ -181,74 +312,80 @@ impl tower::Service<Request<RequestBody>> for Channel {
     }
 }
 
-impl Channel {
-    async fn send(mut self, request: Request<RequestBody>) -> Result<Response<Answer>, Box<dyn Error + Send + Sync>> {
-        let (mut head, mut body) = request.into_parts();
-        let (scheme, authority) = &*self.origin;
-        let mut uri = head.uri.into_parts();
-        uri.scheme = Some(scheme.clone());
-        uri.authority = Some(authority.clone());
-        head.uri = Uri::from_parts(uri)?;
-        head.headers.insert(USER_AGENT, NAME);
-        if let Some(authorization) = self.authorization {
-            head.headers.insert(AUTHORIZATION, authorization);
-        }
-        std::future::poll_fn(|cx| self.requests.poll_ready(cx)).await.map_err(not_sent)?;
-        let (response, mut stream) =
-            self.requests.send_request(Request::from_parts(head, ()), false).map_err(not_sent)?;
-        // Each piece waits for the next one, so that the last carries the end with it.
-        let mut piece = Bytes::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(next) = frame?.into_data() else { continue };
-            if !piece.is_empty() {
-                let _ = stream.send_data(piece, false);
-            }
-            piece = next;
-        }
-        // Whoever is not listened to any more has answered already.
-        let _ = stream.send_data(piece, true);
-        Ok(response.await?.map(Answer))
-    }
+/// What this side of the wire says of a call that got no status. tonic would make up other codes, some of which look
+/// like a service's refusal.
+fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Status {
+    Status::unavailable(error.into().to_string())
 }
 
-fn not_sent(error: h2::Error) -> Status {
-    let mut status = Status::unavailable(format!("the connection has ended: {error}"));
-    status.set_source(Arc::new(NotSent(error)));
-    status
+/// The service did not process the stream, and says so. Source: RFC 9113, 8.7 and 6.8. h2 ends a stream with the service's
+/// GOAWAY only if the stream's id is above the last one named there.
+fn was_refused(error: &h2::Error) -> bool {
+    error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM))
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
+    kind.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// The body of a response.
-pub struct Answer(RecvStream);
+pub struct Answer {
+    body: RecvStream,
+    progress: Arc<Mutex<Progress>>,
+    _slot: Slot,
+}
+
+impl Answer {
+    /// Takes note of the status that ends the response. Anything but one of the 17 codes, once, is removed: it says
+    /// nothing about the call.
+    fn note_status(&self, trailers: &mut HeaderMap) {
+        // Nobody reads it, and tonic panics if it is not base64.
+        trailers.remove(Status::GRPC_STATUS_DETAILS);
+        let mut values = trailers.get_all(Status::GRPC_STATUS).iter();
+        match (values.next().and_then(code), values.next()) {
+            (Some(code), None) => *lock(&self.progress) = Progress::Ended(code),
+            _ => drop(trailers.remove(Status::GRPC_STATUS)),
+        }
+    }
+}
+
+fn code(value: &HeaderValue) -> Option<Code> {
+    let code = Code::from_bytes(value.as_bytes());
+    (code != Code::Unknown || value == "2").then_some(code)
+}
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = h2::Error;
+    type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        match ready!(self.0.poll_data(cx)) {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match ready!(self.body.poll_data(cx)) {
             Some(Ok(data)) => {
-                self.0.flow_control().release_capacity(data.len())?;
+                *lock(&self.progress) = Progress::UnderWay(Instant::now());
+                self.body.flow_control().release_capacity(data.len()).map_err(failed)?;
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
-            Some(Err(error)) if is_end(&error) => return Poll::Ready(None),
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            Some(Err(error)) => return Poll::Ready(Some(Err(failed(error)))),
             None => {}
         }
-        Poll::Ready(match ready!(self.0.poll_trailers(cx)) {
-            Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
-            Err(error) if is_end(&error) => None,
-            Err(error) => Some(Err(error)),
+        Poll::Ready(match ready!(self.body.poll_trailers(cx)) {
+            Ok(None) => None,
+            Ok(Some(mut trailers)) => {
+                self.note_status(&mut trailers);
+                Some(Ok(Frame::trailers(trailers)))
+            }
+            Err(error) => Some(Err(failed(error))),
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.body.is_end_stream()
     }
 }
 
-/// A server may reset a stream without an error once it has answered. Source: RFC 9113, 8.1
-fn is_end(error: &h2::Error) -> bool {
-    error.is_reset() && error.reason() == Some(Reason::NO_ERROR)
+fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -288,7 +425,8 @@ mod tests {
                     let mut connection = h2::server::handshake(stream).await.unwrap();
                     while let Some(Ok((request, mut respond))) = connection.accept().await {
                         let seen = format!("{} {:?}", request.uri(), request.headers()["authorization"]);
-                        let response = Response::builder().header("seen", seen).body(()).unwrap();
+                        let response = Response::builder().header("content-type", "application/grpc");
+                        let response = response.header("seen", seen).body(()).unwrap();
                         respond.send_response(response, true).unwrap();
                     }
                 });
@@ -305,8 +443,7 @@ mod tests {
         let tls = trusting(roots).unwrap();
 
         let channel = over_tls(&tls, format!("localhost:{port}").parse().unwrap()).await.unwrap();
-        assert!(channel.ping_unless(|| false).await.unwrap());
-        let channel = channel.authorized(Some(HeaderValue::from_static("Bearer t")));
+        let channel = channel.for_call(Some(HeaderValue::from_static("Bearer t")));
         let response = channel.oneshot(Request::new(RequestBody::empty())).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["seen"], format!("https://localhost:{port}/ \"Bearer t\""));

@@ -15,7 +15,7 @@ use gcloud_sdk::{
             operations_client::OperationsClient,
         },
     },
-    tonic::{Code, Status, client::Grpc, codegen::http::uri::PathAndQuery},
+    tonic::{Code, client::Grpc, codegen::http::uri::PathAndQuery},
 };
 use tokio::time::Instant;
 use tonic_prost::ProstCodec;
@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{CallError, Origin},
-    google::{Method, Repeat, Service, routed},
+    google::{Method, Repeat, SAFE_DEADLINE, Service, routed},
     template::InstantiateRequest,
 };
 
@@ -38,15 +38,15 @@ const SUBMISSION_PAUSE: Duration = Duration::from_secs(10);
 /// An operation's metadata holds a node for each step of a workflow.
 const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
 
-const fn read(name: &'static str, milliseconds: u64) -> Method {
-    Method { name, deadline: Duration::from_millis(milliseconds), repeat: Repeat::Safe }
+const fn safe(name: &'static str) -> Method {
+    Method { name, deadline: SAFE_DEADLINE, repeat: Repeat::Safe }
 }
-const GET_OPERATION: Method = read("Operations.GetOperation", 1500);
-const LIST_OPERATIONS: Method = read("Operations.ListOperations", 2500);
+const GET_OPERATION: Method = safe("Operations.GetOperation");
+const LIST_OPERATIONS: Method = safe("Operations.ListOperations");
 /// Cancelling twice is cancelling.
-const CANCEL_OPERATION: Method = read("Operations.CancelOperation", 2000);
-const GET_JOB: Method = read("JobController.GetJob", 1500);
-const LIST_JOBS: Method = read("JobController.ListJobs", 2500);
+const CANCEL_OPERATION: Method = safe("Operations.CancelOperation");
+const GET_JOB: Method = safe("JobController.GetJob");
+const LIST_JOBS: Method = safe("JobController.ListJobs");
 
 /// Dataproc of one project and region, for the time of an event.
 #[derive(Clone)]
@@ -54,7 +54,6 @@ pub struct Dataproc {
     service: Service,
     project: Arc<str>,
     region: Arc<str>,
-    began: Instant,
     until: Instant,
     /// Until then the service's rate limit admits no submission.
     paused_until: Arc<Mutex<Option<Instant>>>,
@@ -62,19 +61,12 @@ pub struct Dataproc {
 
 impl Dataproc {
     pub fn new(service: Service, project: &str, region: &str, until: Instant) -> Dataproc {
-        Dataproc {
-            service,
-            project: project.into(),
-            region: region.into(),
-            began: Instant::now(),
-            until,
-            paused_until: Arc::default(),
-        }
+        Dataproc { service, project: project.into(), region: region.into(), until, paused_until: Arc::default() }
     }
 
-    /// The same for an event that begins now and has until then.
+    /// The same with another deadline.
     pub fn until(self, until: Instant) -> Dataproc {
-        Dataproc { began: Instant::now(), until, ..self }
+        Dataproc { until, ..self }
     }
 
     /// Connects, if that is not done.
@@ -82,9 +74,9 @@ impl Dataproc {
         self.service.connect(self.until).await;
     }
 
-    /// Connects, or makes sure that the connection is alive, so that a submission need not do it.
+    /// Makes sure that a connection is there that a submission can be sent over.
     pub async fn wake(&self) {
-        self.service.wake(self.began, self.until).await;
+        self.service.wake(self.until).await;
     }
 
     fn parent(&self) -> String {
@@ -92,25 +84,36 @@ impl Dataproc {
     }
 
     /// Submits a workflow. Not as the generated type, which lacks the fields that are newer than it, and would drop them.
-    /// Never repeated, unless it was certainly not sent.
+    /// Never repeated, unless it was certainly not executed.
+    ///
+    /// # Errors
+    /// Also if the answer's operation has no name: the workflow may exist, and nobody can follow it.
     pub async fn instantiate(&self, request: &InstantiateRequest, deadline: Duration) -> Result<Operation, CallError> {
         let parent = self.parent();
-        // Before the event the instance may have been frozen, and its connections with it.
-        let repeat = Repeat::Never { alive_since: self.began };
-        let method = Method { name: INSTANTIATE_NAME, deadline, repeat };
-        let answer = self
+        let method = Method { name: INSTANTIATE_NAME, deadline, repeat: Repeat::Never };
+        let operation = self
             .service
             .call(method, &parent, self.until, |channel, deadline| {
                 let request = routed(request.clone(), &[("parent", &parent)], deadline);
                 async move {
                     let mut grpc = Grpc::new(channel).max_decoding_message_size(LARGEST_ANSWER);
-                    grpc.ready().await.map_err(Status::from_error)?;
+                    grpc.ready().await?;
                     let codec: ProstCodec<InstantiateRequest, Operation> = ProstCodec::default();
                     grpc.unary(request, PathAndQuery::from_static(INSTANTIATE_PATH), codec).await
                 }
             })
-            .await?;
-        Ok(answer.into_inner())
+            .await?
+            .into_inner();
+        if operation.name.is_empty() {
+            return Err(CallError {
+                method: INSTANTIATE_NAME,
+                resource: parent,
+                code: Code::Unknown,
+                message: "the answer's operation has no name".to_owned(),
+                origin: Origin::Unknown,
+            });
+        }
+        Ok(operation)
     }
 
     /// An operation by its full name; none if the service does not know it.

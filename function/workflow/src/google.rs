@@ -3,11 +3,15 @@
 use std::{
     future::Future,
     io,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use futures::future::{Either, select};
 use gcloud_sdk::tonic::{
     Code, Request, Status,
     codegen::http::HeaderValue,
@@ -16,26 +20,36 @@ use gcloud_sdk::tonic::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
-    channel::{self, Channel, NotSent},
+    channel::{self, Channel, Progress},
     credentials::Credentials,
     error::{CallError, Origin},
+    refusal::backoff,
 };
 
+/// For a call that may be repeated: an answer that takes 3.5 s is still taken, and an event has time for a second call.
+pub const SAFE_DEADLINE: Duration = Duration::from_secs(4);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// For a token of the metadata server.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(3);
-/// A connection that has been silent for longer is not tried again: between events Cloud Run takes the CPU away, and
+/// A connection that has been silent for longer is not used again: between events Cloud Run takes the CPU away, and
 /// connections die without a word.
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
+/// The same for a call that must not be repeated. A live connection to Google's front ends outlives a second, and a burst
+/// of submissions still shares one. Pings could tell, too, but a gRPC server ends a connection that sends many of them.
+const IDLE_LIMIT_FOR_ONCE: Duration = Duration::from_secs(1);
+/// How long a call may be silent before it is made again, side by side, over a fresh connection. Either answer counts: so
+/// a connection that has died costs this much, and a service that is slow costs a second call.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Pauses before a call is repeated that the service has not begun.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// Less than this is not worth a call.
 const LEAST_TIME: Duration = Duration::from_millis(50);
 const NO_TIME: &str = "no time was left for the call";
-/// A round trip within a region takes a few milliseconds.
-const PING_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Unreserved characters stay as they are in a routing header. Source: https://google.aip.dev/client-libraries/4222
 const ROUTING_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -57,23 +71,33 @@ pub enum Reach {
     Memory(Arc<dyn Fn() -> Connecting + Send + Sync>),
 }
 
-/// Whether a call may be made a second time when the first got no answer.
+/// Whether a call may be made a second time when the first may have been executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
     /// It reads, or its precondition or its event id makes the second harmless.
     Safe,
-    /// It is sent once, and only over a connection that was made or has answered since then: one that died in silence
-    /// would swallow it, and nobody could tell whether it was executed.
-    Never { alive_since: Instant },
+    /// It is sent once, and only over a connection that was made or has answered within the last second: one that died in
+    /// silence would swallow it, and nobody could tell whether it was executed.
+    Never,
 }
 
 /// One method and how long to wait for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Method {
     pub name: &'static str,
-    /// For each attempt; for the whole call if it must not be repeated.
+    /// For the whole call, from the wait for a connection to the last repetition.
     pub deadline: Duration,
     pub repeat: Repeat,
+}
+
+/// A call, while it is made.
+struct Call<'a, A> {
+    method: Method,
+    resource: &'a str,
+    until: Instant,
+    attempt: A,
+    /// An attempt failed of which nobody knows whether it was executed.
+    in_doubt: AtomicBool,
 }
 
 /// One Google service. Clones share the connection.
@@ -99,11 +123,15 @@ impl Service {
         Service { reach: Arc::new(reach), connection: Arc::new(Mutex::new(connection)), connecting: Arc::default() }
     }
 
-    /// Makes a call, within the method's deadline for each attempt and `until` for all of it. What may be repeated is
-    /// tried once more, over a fresh connection if the first kept silent.
+    /// Makes a call, within the method's deadline and until `until`.
+    ///
+    /// What the service has certainly not begun is repeated as long as there is time: no connection, a stream that was
+    /// refused. A [`Safe`](Repeat::Safe) call is made a second time over a fresh connection when the first keeps silent,
+    /// and once more when an attempt fails. A token that the service refused is replaced once.
     ///
     /// # Errors
-    /// The last attempt's status; `DEADLINE_EXCEEDED` if it kept silent, `UNAUTHENTICATED` if there are no credentials.
+    /// The last attempt's error; `DEADLINE_EXCEEDED` if it kept silent, `UNAVAILABLE` if no status of the service's
+    /// arrived, `UNAUTHENTICATED` if there are no credentials. [`Origin`] says whether it may have been executed.
     pub async fn call<T, F>(
         &self,
         method: Method,
@@ -114,18 +142,31 @@ impl Service {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let mut attempts = Attempts::new(self, method, resource, until);
+        let until = until.min(Instant::now() + method.deadline);
+        let call = Call { method, resource, until, attempt, in_doubt: AtomicBool::new(false) };
+        self.renew_if_idle(match method.repeat {
+            Repeat::Safe => IDLE_LIMIT,
+            Repeat::Never => IDLE_LIMIT_FOR_ONCE,
+        });
+        let (mut not_begun, mut repeated) = (0, false);
         loop {
-            let (channel, deadline) = attempts.begin().await?;
-            // On the heap, for whatever awaits a call would grow by it, and be moved with it.
-            match timeout(deadline, Box::pin(attempt(channel, deadline))).await {
-                Ok(Ok(answer)) => {
-                    attempts.answered();
-                    return Ok(answer);
-                }
-                Ok(Err(status)) => attempts.failed(status).await?,
-                Err(_) => attempts.kept_silent(deadline)?,
+            let error = match self.hedged(&call).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let mut pause = Duration::ZERO;
+            if error.origin == Origin::NotExecuted && error.code == Code::Unavailable {
+                pause = backoff(FIRST_PAUSE, not_begun, LONGEST_PAUSE, fastrand::f64());
+                not_begun += 1;
+            } else if !repeated && call.may_be_repeated(&error) {
+                repeated = true;
+            } else {
+                return Err(error);
             }
+            if time_left(call.until, method.deadline).is_none_or(|left| left < pause + LEAST_TIME) {
+                return Err(error);
+            }
+            sleep(pause).await;
         }
     }
 
@@ -135,20 +176,78 @@ impl Service {
         let _ = self.channel(until).await;
     }
 
-    /// Connects, or makes sure that the connection is alive: best side by side with other calls, ahead of one that must
-    /// not be repeated. What goes wrong is that call's business.
-    pub async fn wake(&self, since: Instant, until: Instant) {
-        let Ok((number, channel)) = self.channel(until).await else { return };
-        let is_alive = || self.lock().alive > since;
-        if is_alive() {
-            return;
+    /// Makes ready for a call that must not be repeated: best side by side with other calls ahead of it.
+    pub async fn wake(&self, until: Instant) {
+        self.renew_if_idle(IDLE_LIMIT_FOR_ONCE);
+        self.connect(until).await;
+    }
+
+    /// An attempt, and if it may be repeated, another one beside it once it keeps silent.
+    async fn hedged<T, F, A>(&self, call: &Call<'_, A>) -> Result<T, CallError>
+    where
+        A: Fn(Channel, Duration) -> F,
+        F: Future<Output = Result<T, Status>>,
+    {
+        let (number, channel) = self.begin(call).await?;
+        // On the heap, for whatever awaits a call would grow by it, and be moved with it.
+        let first = Box::pin(self.finish(call, number, channel.clone()));
+        if call.method.repeat == Repeat::Never {
+            return first.await;
         }
-        // Whoever waits for another's ping has its answer, too.
-        let answer = timeout(PING_TIMEOUT, channel.ping_unless(is_alive));
-        match answer.await {
-            Ok(Ok(true)) => self.answered(number),
-            Ok(Ok(false)) => {}
-            _ => self.renew(number),
+        let first = match select(first, pin!(channel.silent_for(PATIENCE))).await {
+            Either::Left((result, _)) => return result,
+            Either::Right(((), first)) => first,
+        };
+        self.renew(number);
+        let second = Box::pin(async {
+            let (number, channel) = self.begin(call).await?;
+            self.finish(call, number, channel).await
+        });
+        match select(first, second).await {
+            Either::Left((Err(error), second)) if error.origin != Origin::Service => second.await,
+            Either::Right((Err(error), first)) if error.origin != Origin::Service => first.await,
+            Either::Left((result, _)) | Either::Right((result, _)) => result,
+        }
+    }
+
+    /// The connection that an attempt is made over.
+    async fn begin<A>(&self, call: &Call<'_, A>) -> Result<(u64, Channel), CallError> {
+        if time_left(call.until, call.method.deadline).is_none() {
+            return Err(call.error(Code::DeadlineExceeded, NO_TIME, Origin::NotExecuted));
+        }
+        self.channel(call.until).await.map_err(|(code, message)| call.error(code, message, Origin::NotExecuted))
+    }
+
+    async fn finish<T, F, A>(&self, call: &Call<'_, A>, number: u64, channel: Channel) -> Result<T, CallError>
+    where
+        A: Fn(Channel, Duration) -> F,
+        F: Future<Output = Result<T, Status>>,
+    {
+        let deadline = call.until.saturating_duration_since(Instant::now());
+        let answer = timeout(deadline, (call.attempt)(channel.clone(), deadline)).await;
+        let (code, message) = match answer {
+            Ok(Ok(answer)) => {
+                self.answered(number);
+                return Ok(answer);
+            }
+            Ok(Err(status)) => (status.code(), status.message().to_owned()),
+            Err(_) => (Code::DeadlineExceeded, format!("no answer within {} ms", deadline.as_millis())),
+        };
+        // What arrived counts, not what tonic makes of it.
+        match channel.progress() {
+            Progress::Ended(code) if code != Code::Ok => {
+                self.answered(number);
+                if code == Code::Unauthenticated {
+                    self.forget(channel.authorization()).await;
+                }
+                Err(call.error(code, message, Origin::Service))
+            }
+            Progress::Ended(_) | Progress::UnderWay(_) => {
+                self.renew(number);
+                call.in_doubt.store(true, Ordering::Relaxed);
+                Err(call.error(code, message, Origin::Unknown))
+            }
+            Progress::NotBegun => Err(call.error(code, message, Origin::NotExecuted)),
         }
     }
 
@@ -167,7 +266,7 @@ impl Service {
         };
         let time = time_left(until, CONNECT_TIMEOUT).ok_or_else(|| (Code::DeadlineExceeded, NO_TIME.to_owned()))?;
         match timeout(time, self.connected()).await {
-            Ok(Ok((number, channel))) => Ok((number, channel.authorized(authorization))),
+            Ok(Ok((number, channel))) => Ok((number, channel.for_call(authorization))),
             Ok(Err(error)) => Err((Code::Unavailable, format!("no connection: {error}"))),
             Err(_) => Err((Code::Unavailable, format!("no connection within {} ms", time.as_millis()))),
         }
@@ -206,17 +305,17 @@ impl Service {
         }
     }
 
-    fn renew_unless_alive(&self, since: Option<Instant>) {
+    fn renew_if_idle(&self, limit: Duration) {
         let mut connection = self.lock();
-        if connection.channel.is_some() && since.is_some_and(|since| connection.alive <= since) {
+        if connection.channel.is_some() && connection.alive.elapsed() >= limit {
             connection.renew();
         }
     }
 
     /// The service did not take a call's token.
-    async fn forget(&self, authorization: Option<HeaderValue>) {
+    async fn forget(&self, authorization: Option<&HeaderValue>) {
         if let (Reach::Google { credentials, .. }, Some(authorization)) = (&*self.reach, authorization) {
-            credentials.forget(&authorization).await;
+            credentials.forget(authorization).await;
         }
     }
 
@@ -239,88 +338,19 @@ impl Connection {
     }
 }
 
-/// The attempts of one call.
-struct Attempts<'a> {
-    service: &'a Service,
-    method: Method,
-    resource: &'a str,
-    until: Instant,
-    left: u32,
-    /// The channel of the one under way, and its token.
-    number: u64,
-    authorization: Option<HeaderValue>,
-}
+impl<A> Call<'_, A> {
+    fn may_be_repeated(&self, error: &CallError) -> bool {
+        let token_refused = error.code == Code::Unauthenticated && error.origin == Origin::Service;
+        token_refused || (self.method.repeat == Repeat::Safe && worth_repeating(error.code))
+    }
 
-impl<'a> Attempts<'a> {
-    fn new(service: &'a Service, method: Method, resource: &'a str, until: Instant) -> Attempts<'a> {
-        let now = Instant::now();
-        let (until, alive_since) = match method.repeat {
-            Repeat::Safe => (until, now.checked_sub(IDLE_LIMIT)),
-            Repeat::Never { alive_since } => (until.min(now + method.deadline), Some(alive_since)),
+    fn error(&self, code: Code, message: impl Into<String>, origin: Origin) -> CallError {
+        let (method, resource) = (self.method.name, self.resource.to_owned());
+        let origin = match origin {
+            Origin::NotExecuted if self.in_doubt.load(Ordering::Relaxed) => Origin::Unknown,
+            origin => origin,
         };
-        service.renew_unless_alive(alive_since);
-        Attempts { service, method, resource, until, left: 2, number: 0, authorization: None }
-    }
-
-    /// What the next attempt is made with, and how long it may take.
-    async fn begin(&mut self) -> Result<(Channel, Duration), CallError> {
-        loop {
-            self.left -= 1;
-            if time_left(self.until, self.method.deadline).is_none() {
-                return Err(self.error(Code::DeadlineExceeded, NO_TIME.to_owned(), Origin::NotExecuted));
-            }
-            let deadline = self.until.min(Instant::now() + self.method.deadline);
-            match self.service.channel(deadline).await {
-                Ok((number, channel)) => {
-                    self.number = number;
-                    self.authorization = channel.authorization().cloned();
-                    return Ok((channel, deadline.saturating_duration_since(Instant::now())));
-                }
-                Err((Code::Unavailable, _)) if self.left > 0 => {}
-                Err((code, message)) => return Err(self.error(code, message, Origin::NotExecuted)),
-            }
-        }
-    }
-
-    fn answered(&self) {
-        self.service.answered(self.number);
-    }
-
-    /// An error if there is no further attempt.
-    async fn failed(&mut self, status: Status) -> Result<(), CallError> {
-        let origin = if in_chain::<NotSent>(&status) {
-            Origin::NotExecuted
-        } else if std::error::Error::source(&status).is_some() {
-            Origin::Unknown
-        } else {
-            Origin::Service
-        };
-        match origin {
-            Origin::Service => self.answered(),
-            Origin::Unknown | Origin::NotExecuted => self.service.renew(self.number),
-        }
-        if status.code() == Code::Unauthenticated {
-            self.service.forget(self.authorization.take()).await;
-        }
-        self.try_again(self.error(status.code(), status.message().to_owned(), origin))
-    }
-
-    /// As [`failed`](Attempts::failed).
-    fn kept_silent(&mut self, deadline: Duration) -> Result<(), CallError> {
-        self.service.renew(self.number);
-        let message = format!("no answer within {} ms", deadline.as_millis());
-        self.try_again(self.error(Code::DeadlineExceeded, message, Origin::Unknown))
-    }
-
-    fn try_again(&self, error: CallError) -> Result<(), CallError> {
-        let harmless = error.origin == Origin::NotExecuted
-            || error.code == Code::Unauthenticated
-            || (self.method.repeat == Repeat::Safe && worth_repeating(error.code));
-        if self.left > 0 && harmless { Ok(()) } else { Err(error) }
-    }
-
-    fn error(&self, code: Code, message: String, origin: Origin) -> CallError {
-        CallError { method: self.method.name, resource: self.resource.to_owned(), code, message, origin }
+        CallError { method, resource, code, message: message.into(), origin }
     }
 }
 
@@ -333,17 +363,6 @@ fn time_left(until: Instant, most: Duration) -> Option<Duration> {
 /// Codes that a second attempt may turn into an answer.
 fn worth_repeating(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Internal | Code::Unknown | Code::Cancelled)
-}
-
-fn in_chain<E: std::error::Error + 'static>(status: &Status) -> bool {
-    let mut source = std::error::Error::source(status);
-    while let Some(error) = source {
-        if error.is::<E>() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }
 
 /// A request with its deadline and its routing header, `name=value` of each parameter, percent-encoded.

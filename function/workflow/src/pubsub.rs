@@ -1,6 +1,6 @@
 //! Publishing to the response topic, over google.pubsub.v1.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use gcloud_sdk::{
     google::pubsub::v1::{PublishRequest, PubsubMessage, publisher_client::PublisherClient},
@@ -11,12 +11,12 @@ use tracing::warn;
 
 use crate::{
     error::{CallError, Origin},
-    google::{Method, Repeat, Service, routed},
+    google::{Method, Repeat, SAFE_DEADLINE, Service, routed},
 };
 
 const PUBLISH: Method = Method {
     name: "Publisher.Publish",
-    deadline: Duration::from_millis(2000),
+    deadline: SAFE_DEADLINE,
     // A repeat carries the same event id.
     repeat: Repeat::Safe,
 };

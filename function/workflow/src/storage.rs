@@ -3,7 +3,7 @@
 //! Content is checked end to end by CRC32C: the service compares what it receives with the checksums of the sender, and a
 //! read compares what it receives with those of the service. Source: https://cloud.google.com/storage/docs/data-validation
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::{
     error::{CallError, Origin},
-    google::{Method, Repeat, Service, routed},
+    google::{Method, Repeat, SAFE_DEADLINE, Service, routed},
 };
 
 /// The service's limit for the content of one message. Source: google.storage.v2 ServiceConstants.
@@ -32,19 +32,15 @@ const CHUNK: usize = 2 * 1024 * 1024;
 /// The service's limit for a page.
 const PAGE_SIZE: i32 = 1000;
 
-const fn method(name: &'static str, milliseconds: u64) -> Method {
-    Method {
-        name,
-        deadline: Duration::from_millis(milliseconds),
-        // Reads are, and every write and delete carries a generation precondition.
-        repeat: Repeat::Safe,
-    }
+const fn method(name: &'static str) -> Method {
+    // Reads are safe, and every write and delete carries a generation precondition.
+    Method { name, deadline: SAFE_DEADLINE, repeat: Repeat::Safe }
 }
-const READ: Method = method("Storage.ReadObject", 1500);
-const GET: Method = method("Storage.GetObject", 1500);
-const WRITE: Method = method("Storage.WriteObject", 2000);
-const LIST: Method = method("Storage.ListObjects", 2000);
-const DELETE: Method = method("Storage.DeleteObject", 1500);
+const READ: Method = method("Storage.ReadObject");
+const GET: Method = method("Storage.GetObject");
+const WRITE: Method = method("Storage.WriteObject");
+const LIST: Method = method("Storage.ListObjects");
+const DELETE: Method = method("Storage.DeleteObject");
 
 /// One bucket, until a deadline.
 #[derive(Clone)]
