@@ -53,9 +53,10 @@ def free_port():
 class Function:
     """One process of the function, and the Dataproc that it talks to."""
 
-    def __init__(self, binary, region, rules, emulator, log):
-        self.received, self.region, self.rules = [], region, rules
-        self.dataproc, self.server = serve_dataproc(self.received)
+    def __init__(self, binary, region, rules, emulator, log, dataproc=None):
+        self.received, self.region, self.rules, self.dataproc = [], region, rules, dataproc
+        if not dataproc:
+            self.dataproc, self.server = serve_dataproc(self.received)
         self.port = free_port()
         self.process = subprocess.Popen([binary], stdout=log, stderr=log, env={
             "PORT": str(self.port), "GOOGLE_CLOUD_PROJECT": PROJECT, "REGION": region, "STAGING_BUCKET": BUCKET,

@@ -95,6 +95,8 @@ pub enum Progress {
 struct Connection {
     scheme: Scheme,
     authority: Authority,
+    /// When the service last answered anything, or when the connection began to be made.
+    heard: Mutex<Instant>,
     /// Held by the first of the calls that wait for a stream.
     turn: tokio::sync::Mutex<()>,
     streams: AtomicUsize,
@@ -112,6 +114,15 @@ impl Drop for Connection {
 /// One of the streams that the service allows.
 struct Slot(Arc<Connection>);
 
+impl Slot {
+    /// The service has answered something just now.
+    fn hear(&self) -> Instant {
+        let now = Instant::now();
+        *lock(&self.0.heard) = now;
+        now
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.streams.fetch_sub(1, Ordering::Relaxed);
@@ -124,6 +135,14 @@ impl Drop for Slot {
 /// # Errors
 /// No address can be reached, or what answers there does not speak HTTP/2.
 pub async fn connect(reach: &Reach) -> io::Result<Channel> {
+    // Before the connection is made: in between, the CPU may be taken away for any time.
+    let began = Instant::now();
+    let channel = dial(reach).await?;
+    *lock(&channel.connection.heard) = began;
+    Ok(channel)
+}
+
+async fn dial(reach: &Reach) -> io::Result<Channel> {
     match reach {
         Reach::Google { host, .. } => {
             let tls = TLS.as_ref().map_err(io::Error::other)?;
@@ -191,6 +210,7 @@ async fn open(stream: Box<dyn Io>, scheme: Scheme, authority: Authority) -> io::
     let connection = Connection {
         scheme,
         authority,
+        heard: Mutex::new(Instant::now()),
         turn: tokio::sync::Mutex::default(),
         streams: AtomicUsize::default(),
         stream_ended: Notify::default(),
@@ -218,17 +238,24 @@ impl Channel {
         *lock(&self.progress)
     }
 
-    /// Waits until the call has been under way for `patience` without any news. The wait for a stream does not count.
-    pub async fn silent_for(&self, patience: Duration) {
+    /// When the service last answered anything over the connection; at first, when it began to be made.
+    pub fn heard(&self) -> Instant {
+        *lock(&self.connection.heard)
+    }
+
+    /// Waits until the connection has been silent for `patience`, or this call alone for `longest`. The wait for a stream
+    /// does not count.
+    pub async fn silent_for(&self, patience: Duration, longest: Duration) {
         loop {
-            let news = match self.progress() {
-                Progress::UnderWay(news) => news,
-                Progress::NotBegun | Progress::Ended(_) => Instant::now(),
+            let now = Instant::now();
+            let due = match self.progress() {
+                Progress::UnderWay(news) => (news.max(self.heard()) + patience).min(news + longest),
+                Progress::NotBegun | Progress::Ended(_) => now + patience,
             };
-            if news.elapsed() >= patience {
+            if due <= now {
                 return;
             }
-            sleep_until(news + patience).await;
+            sleep_until(due).await;
         }
     }
 
@@ -275,7 +302,10 @@ impl Channel {
         // If this fails, the response says why.
         let _ = stream.send_data(piece, true);
         let (mut head, body) = match response.await {
-            Ok(response) => response.into_parts(),
+            Ok(response) => {
+                slot.hear();
+                response.into_parts()
+            }
             Err(error) => {
                 if was_refused(&error) {
                     *lock(&self.progress) = Progress::NotBegun;
@@ -286,7 +316,7 @@ impl Channel {
         if head.status != StatusCode::OK || !is_grpc(&head.headers) {
             return Err(failed(format!("HTTP {} without a gRPC status", head.status.as_u16())));
         }
-        let answer = Answer { body, progress: self.progress, _slot: slot };
+        let answer = Answer { body, progress: self.progress, slot };
         // A status in headers is one only if nothing follows them.
         match answer.body.is_end_stream() {
             true => answer.note_status(&mut head.headers),
@@ -333,7 +363,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 pub struct Answer {
     body: RecvStream,
     progress: Arc<Mutex<Progress>>,
-    _slot: Slot,
+    slot: Slot,
 }
 
 impl Answer {
@@ -362,7 +392,7 @@ impl Body for Answer {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         match ready!(self.body.poll_data(cx)) {
             Some(Ok(data)) => {
-                *lock(&self.progress) = Progress::UnderWay(Instant::now());
+                *lock(&self.progress) = Progress::UnderWay(self.slot.hear());
                 self.body.flow_control().release_capacity(data.len()).map_err(failed)?;
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
@@ -372,6 +402,7 @@ impl Body for Answer {
         Poll::Ready(match ready!(self.body.poll_trailers(cx)) {
             Ok(None) => None,
             Ok(Some(mut trailers)) => {
+                self.slot.hear();
                 self.note_status(&mut trailers);
                 Some(Ok(Frame::trailers(trailers)))
             }
@@ -384,8 +415,8 @@ impl Body for Answer {
     }
 }
 
-fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
-    progress.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -450,6 +481,41 @@ mod tests {
 
         let error = over_tls(&tls, format!("127.0.0.1:{port}").parse().unwrap()).await.err().unwrap();
         assert!(error.to_string().contains("certificate not valid for name"), "{error}");
+    }
+
+    /// An address that takes no connection and refuses none: its queue is full.
+    async fn black_hole() -> (TcpListener, Vec<TcpStream>, SocketAddr) {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queue = Vec::new();
+        while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+            queue.push(stream.unwrap());
+        }
+        (listener, queue, address)
+    }
+
+    #[tokio::test]
+    async fn addresses_that_do_not_answer_cost_milliseconds_each() {
+        let (_listener, _queue, hole) = black_hole().await;
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let live = listener.local_addr().unwrap();
+        let began = Instant::now();
+        let stream = tcp(&[hole, hole, closed, live][..]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), live);
+        assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+        let error = tcp(&[closed, closed][..]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(tcp(&[] as &[SocketAddr]).await.is_err());
+    }
+
+    #[test]
+    fn ipv6_and_ipv4_are_tried_in_turns() {
+        let addresses = ["127.0.0.1:1", "127.0.0.2:1", "[::1]:1", "127.0.0.3:1"].map(|text| text.parse().unwrap());
+        let order = in_turns(addresses.into_iter()).iter().map(SocketAddr::to_string).collect::<Vec<_>>();
+        assert_eq!(order, ["[::1]:1", "127.0.0.1:1", "127.0.0.2:1", "127.0.0.3:1"]);
     }
 
     #[tokio::test]

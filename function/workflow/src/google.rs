@@ -41,9 +41,11 @@ const IDLE_LIMIT: Duration = Duration::from_secs(20);
 /// The same for a call that must not be repeated. A live connection to Google's front ends outlives a second, and a burst
 /// of submissions still shares one. Pings could tell, too, but a gRPC server ends a connection that sends many of them.
 const IDLE_LIMIT_FOR_ONCE: Duration = Duration::from_secs(1);
-/// How long a call may be silent before it is made again, side by side, over a fresh connection. Either answer counts: so
-/// a connection that has died costs this much, and a service that is slow costs a second call.
+/// How long a connection may be silent before a call over it is made again, side by side, over a fresh one. Either answer
+/// counts: so a connection that has died costs this much, and a service that is slow costs a second call.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The same for a call that others overtake: the connection lives, and second calls would make an overload worse.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(2);
 /// Pauses before a call is repeated that the service has not begun.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -109,18 +111,16 @@ pub struct Service {
     connecting: Arc<tokio::sync::Mutex<()>>,
 }
 
+#[derive(Default)]
 struct Connection {
     /// Counts the channels, so that of several calls that failed together only the first renews it.
     number: u64,
     channel: Option<Channel>,
-    /// When the channel began to be made, or last answered.
-    alive: Instant,
 }
 
 impl Service {
     pub fn new(reach: Reach) -> Service {
-        let connection = Connection { number: 0, channel: None, alive: Instant::now() };
-        Service { reach: Arc::new(reach), connection: Arc::new(Mutex::new(connection)), connecting: Arc::default() }
+        Service { reach: Arc::new(reach), connection: Arc::default(), connecting: Arc::default() }
     }
 
     /// Makes a call, within the method's deadline and until `until`.
@@ -194,7 +194,7 @@ impl Service {
         if call.method.repeat == Repeat::Never {
             return first.await;
         }
-        let first = match select(first, pin!(channel.silent_for(PATIENCE))).await {
+        let first = match select(first, pin!(channel.silent_for(PATIENCE, LONGEST_PATIENCE))).await {
             Either::Left((result, _)) => return result,
             Either::Right(((), first)) => first,
         };
@@ -226,17 +226,13 @@ impl Service {
         let deadline = call.until.saturating_duration_since(Instant::now());
         let answer = timeout(deadline, (call.attempt)(channel.clone(), deadline)).await;
         let (code, message) = match answer {
-            Ok(Ok(answer)) => {
-                self.answered(number);
-                return Ok(answer);
-            }
+            Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(status)) => (status.code(), status.message().to_owned()),
             Err(_) => (Code::DeadlineExceeded, format!("no answer within {} ms", deadline.as_millis())),
         };
         // What arrived counts, not what tonic makes of it.
         match channel.progress() {
             Progress::Ended(code) if code != Code::Ok => {
-                self.answered(number);
                 if code == Code::Unauthenticated {
                     self.forget(channel.authorization()).await;
                 }
@@ -282,13 +278,9 @@ impl Service {
             }
             let _turn = self.connecting.lock().await;
             if self.standing().is_none() {
-                // Before the connection is made: in between, the CPU may be taken away for any time.
-                let alive = Instant::now();
                 // On the heap: it is seldom awaited, and large.
                 let channel = Box::pin(channel::connect(&self.reach)).await?;
-                let mut connection = self.lock();
-                connection.alive = alive;
-                connection.channel = Some(channel);
+                self.lock().channel = Some(channel);
             }
         }
     }
@@ -301,14 +293,16 @@ impl Service {
     fn renew(&self, number: u64) {
         let mut connection = self.lock();
         if connection.number == number {
-            connection.renew();
+            connection.number += 1;
+            connection.channel = None;
         }
     }
 
     fn renew_if_idle(&self, limit: Duration) {
-        let mut connection = self.lock();
-        if connection.channel.is_some() && connection.alive.elapsed() >= limit {
-            connection.renew();
+        if let Some((number, channel)) = self.standing()
+            && channel.heard().elapsed() >= limit
+        {
+            self.renew(number);
         }
     }
 
@@ -319,22 +313,8 @@ impl Service {
         }
     }
 
-    fn answered(&self, number: u64) {
-        let mut connection = self.lock();
-        if connection.number == number {
-            connection.alive = Instant::now();
-        }
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Connection {
-    fn renew(&mut self) {
-        self.number += 1;
-        self.channel = None;
     }
 }
 
