@@ -9,15 +9,19 @@ GOOGLE_CLIENTS = google-cloud-dataproc==5.32.0 google-cloud-pubsub==2.44.0 googl
 
 # What tf/ makes is named after PREFIX.
 PREFIX ?= inline-workflow
-# Project and region of the image are those of IMAGE, if not given.
+# The project of the image is that of IMAGE, if not given.
 IMAGE ?= inline-workflow
 BUILDER ?= $(if $(findstring -docker.pkg.dev/,$(IMAGE)),cloud,docker)
-image_host = $(firstword $(subst /, ,$(IMAGE)))
 image_project = $(or $(PROJECT),$(word 2,$(subst /, ,$(IMAGE))))
-image_region = $(or $(REGION),$(image_host:-docker.pkg.dev=))
+# Where Cloud Build builds. Some projects, new ones among them, may use a few regions only:
+# https://cloud.google.com/build/docs/locations
+BUILD_REGION ?= global
 
 needed = $(or $($(1)),$(error $(1) is needed, as in: make $@ PROJECT=my-project REGION=us-central1))
 TF_VARS = $(TF_FLAGS) -var=project=$(call needed,PROJECT) -var=region=$(call needed,REGION) -var=prefix=$(PREFIX)
+# The image that was applied last; nothing before the first time. For the shell, so that it is asked when its line is run.
+# Without outputs Terraform prints a warning there, sentences of it.
+image_now = $$($(TERRAFORM) output -no-color -raw image 2>/dev/null | grep '^[^ ]*[:@][^ ]*$$')
 
 help: ## show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,22 +31,25 @@ run: ## run one request on the emulator and show its events [REQUEST=fixtures/re
 	target/debug/emulator run --function target/debug/function --request $(REQUEST)
 
 deploy: IMAGE := $(REGION)-docker.pkg.dev/$(PROJECT)/$(PREFIX)/function:$(shell date -u +%Y%m%d-%H%M%S)
-deploy: ## all of it into a project: the registry, the image, the rest (needs gcloud and terraform) [PROJECT= REGION= PREFIX= BUILDER=docker TF_FLAGS=-auto-approve]
-	gcloud services enable cloudresourcemanager.googleapis.com serviceusage.googleapis.com --project=$(call needed,PROJECT)
+deploy: ## all of it into a project: what needs no image, the image, the rest (needs gcloud and terraform) [PROJECT= REGION= PREFIX= BUILDER=docker BUILD_REGION=global TF_FLAGS=-auto-approve]
+	gcloud services list --enabled --project=$(call needed,PROJECT) --format='value(config.name)' | grep -qx cloudresourcemanager.googleapis.com || \
+	  { gcloud services enable cloudresourcemanager.googleapis.com serviceusage.googleapis.com --project=$(PROJECT) && sleep 120; }
 	$(TERRAFORM) init -input=false
-	$(TERRAFORM) apply $(TF_VARS) -var=image=$(IMAGE) -target=google_artifact_registry_repository_iam_member.build_pushes_images \
-	  -target=google_project_iam_member.build_logs -target=google_storage_bucket_iam_member.build_reads_sources
+	$(TERRAFORM) apply $(TF_VARS) -var=image=$(image_now)
 	$(MAKE) image IMAGE=$(IMAGE)
 	$(TERRAFORM) apply $(TF_VARS) -var=image=$(IMAGE)
 
-apply: IMAGE = $(shell $(TERRAFORM) output -raw image)
+apply: IMAGE = $(image_now)
 apply: ## a change of variables alone: terraform apply with the image that runs [PROJECT= REGION= PREFIX= IMAGE= TF_FLAGS=]
 	$(TERRAFORM) apply $(TF_VARS) -var=image=$(IMAGE)
 
+# History stays configured while its protection is taken off, whichever way it was switched on.
+destroy: history_now = $$($(TERRAFORM) state list google_bigquery_table.history 2>/dev/null | grep -q . && echo '-var=history={}')
 destroy: ## all of it gone, with the records, logs and events that it kept [PROJECT= REGION= PREFIX= TF_FLAGS=]
-	$(TERRAFORM) apply $(TF_VARS) -var=image=none:0 -var=force_destroy=true -target=google_bigquery_dataset.history -target=google_bigquery_table.history \
-	  -target=google_storage_bucket.dataproc -target=google_storage_bucket.logs -target=google_storage_bucket.staging
-	$(TERRAFORM) destroy $(TF_VARS) -var=image=none:0 -var=force_destroy=true
+	$(TERRAFORM) apply $(TF_VARS) -var=image=$(image_now) -var=force_destroy=true $(history_now) -target=google_bigquery_dataset.history \
+	  -target=google_bigquery_table.history -target=google_storage_bucket.dataproc -target=google_storage_bucket.logs -target=google_storage_bucket.staging
+	-$(TERRAFORM) state rm terraform_data.destroy
+	$(TERRAFORM) destroy $(TF_VARS) -var=image= -var=force_destroy=true
 
 smoke: ## try the deployed function, on a real project; costs some cents [PROJECT= REGION= PREFIX= SMOKE=--help]
 	python3 tf/smoke.py $(PROJECT:%=--project=%) $(REGION:%=--region=%) $(PREFIX:%=--prefix=%) $(SMOKE)
@@ -50,11 +57,10 @@ smoke: ## try the deployed function, on a real project; costs some cents [PROJEC
 test: ## all tests that need nothing but cargo
 	$(CARGO) test --locked --workspace
 
-test-tf: ## the Terraform module: validate, test, against the function, checkov (needs terraform, python3 and PyPI)
+test-tf: ## the Terraform module: validated, tested, applied with providers that make nothing, against the function, checkov (needs terraform, those providers, python3 and PyPI)
 	$(TERRAFORM) fmt -check -diff -recursive
 	$(TERRAFORM) init -backend=false -input=false
 	$(TERRAFORM) validate
-	$(TERRAFORM) test
 	$(CARGO) test --locked -p inline-workflow --test terraform -- --include-ignored
 	python3 -m venv target/checkov
 	target/checkov/bin/pip install --quiet checkov==3.3.30
@@ -101,11 +107,11 @@ descriptor: ## make function/workflow/data/*.binpb anew from Google's Python cli
 	target/descriptor/bin/pip install --quiet google-cloud-dataproc==5.32.0
 	target/descriptor/bin/python function/workflow/data/make_descriptor.py function/workflow/data
 
-image: image-$(BUILDER) ## the container image: with Docker, or built and pushed by Cloud Build [IMAGE=REGION-docker.pkg.dev/PROJECT/REPOSITORY/function:TAG BUILDER=docker|cloud]
+image: image-$(BUILDER) ## the container image: with Docker, or built and pushed by Cloud Build [IMAGE=REGION-docker.pkg.dev/PROJECT/REPOSITORY/function:TAG BUILDER=docker|cloud BUILD_REGION=global]
 
 image-cloud: # needs gcloud, and what tf/ creates: the repository, the account that builds, the bucket that the sources go to
 	$(if $(findstring -docker.pkg.dev/,$(IMAGE)),,$(error IMAGE=REGION-docker.pkg.dev/PROJECT/REPOSITORY/function:TAG is needed, not $(IMAGE)))
-	gcloud builds submit . --config=tf/cloudbuild.yaml --substitutions=_IMAGE=$(IMAGE) --project=$(image_project) --region=$(image_region) \
+	gcloud builds submit . --config=tf/cloudbuild.yaml --substitutions=_IMAGE=$(IMAGE) --project=$(image_project) --region=$(BUILD_REGION) \
 	  --service-account=projects/$(image_project)/serviceAccounts/$(PREFIX)-build@$(image_project).iam.gserviceaccount.com \
 	  --gcs-source-staging-dir=gs://$(image_project)-$(PREFIX)-build/source
 

@@ -10,10 +10,10 @@ locals {
   auto_close = "3600s"
 }
 
-# Monitoring knows a new metric only after a while, and refuses an alert on one that it does not know.
-# Source: https://github.com/hashicorp/terraform-provider-google/issues/11102
+# Monitoring refuses an alert on a metric that it does not know yet, and says that it may take ten minutes to know a new one.
+# The provider does not try again. Source: https://github.com/hashicorp/terraform-provider-google/issues/11102
 resource "time_sleep" "metrics" {
-  create_duration = "120s"
+  create_duration = "660s"
 
   triggers = {
     clusters_left_behind = google_logging_metric.clusters_left_behind.name
@@ -56,8 +56,8 @@ resource "google_monitoring_alert_policy" "run_too_old" {
     content = <<-EOT
       A run was recorded more than ${var.alerts.oldest_run_seconds} s ago and has not ended, or its end could not be published.
 
-      1. `gcloud storage ls --long gs://${google_storage_bucket.staging.name}/active/` lists the active runs, the oldest by its time.
-      2. `gcloud storage cat gs://${google_storage_bucket.staging.name}/runs/RUN_ID.json` tells where it stands, and the last error.
+      1. `gcloud storage ls --long gs://${local.bucket_names.staging}/active/` lists the active runs, the oldest by its time.
+      2. `gcloud storage cat gs://${local.bucket_names.staging}/runs/RUN_ID.json` tells where it stands, and the last error.
       3. Go on with README.md, Troubleshooting, "A run that seems stuck". If such a run is as it should be, raise `alerts.oldest_run_seconds`.
     EOT
   }
@@ -225,7 +225,7 @@ resource "google_monitoring_alert_policy" "too_many_5xx" {
 
   documentation {
     content = <<-EOT
-      For ten minutes more than ${var.alerts.error_ratio * 100} % of the deliveries were answered with 5xx, and will come again. 503: the bucket or the response topic cannot be reached or used, or no instance could be had. 500: the function panicked.
+      For ten minutes more than ${format("%.6g", var.alerts.error_ratio * 100)} % of the deliveries were answered with 5xx, and will come again. 503: the bucket or the response topic cannot be reached or used, or no instance could be had. 500: the function panicked.
 
       1. `gcloud logging read '${local.function} AND (severity>=WARNING OR httpRequest.status>=500)' --project=${var.project} --freshness=1h --limit=50` names call, resource and code.
       2. See README.md, Troubleshooting, 503.
@@ -236,6 +236,8 @@ resource "google_monitoring_alert_policy" "too_many_5xx" {
 }
 
 resource "google_monitoring_alert_policy" "request_unacked" {
+  count = local.deployed ? 1 : 0
+
   project               = var.project
   display_name          = "${var.prefix}: requests are not taken"
   severity              = "CRITICAL"
@@ -267,8 +269,8 @@ resource "google_monitoring_alert_policy" "request_unacked" {
     content = <<-EOT
       A request was published more than ${var.alerts.unacked_seconds} s ago, and the function has not taken it. Eventarc gives up after 24 hours.
 
-      1. `gcloud run services logs read ${google_cloud_run_v2_service.function.name} --region=${var.region} --project=${var.project} --limit=50`: `to be delivered again` names what it lacks; 403 says that the trigger's account may not call it.
-      2. Nothing there: `gcloud eventarc triggers describe ${google_eventarc_trigger.topics["requests"].name} --location=${var.region} --project=${var.project}`.
+      1. `gcloud run services logs read ${var.prefix} --region=${var.region} --project=${var.project} --limit=50`: `to be delivered again` names what it lacks; 403 says that the trigger's account may not call it.
+      2. Nothing there: `gcloud eventarc triggers describe ${var.prefix}-requests --location=${var.region} --project=${var.project}`.
 
       See README.md, Troubleshooting, "nothing happens" and 503.
     EOT
@@ -322,9 +324,9 @@ resource "google_monitoring_alert_policy" "ticks_missing" {
     content = <<-EOT
       No tick has done its work for ${var.alerts.tick_silence_seconds} s. Runs are submitted, but nothing more is heard of them until ticks come again. A service that never had a tick opens no alert.
 
-      1. `gcloud scheduler jobs describe ${google_cloud_scheduler_job.tick.name} --location=${var.region} --project=${var.project}`: is it ENABLED, and did its last attempt succeed?
+      1. `gcloud scheduler jobs describe ${var.prefix}-tick --location=${var.region} --project=${var.project}`: is it ENABLED, and did its last attempt succeed?
       2. `gcloud logging read '${local.function} AND jsonPayload.trigger="tick"' --project=${var.project} --freshness=1h --limit=20`: a tick that comes and fails says why.
-      3. None comes: `gcloud eventarc triggers describe ${google_eventarc_trigger.topics["ticks"].name} --location=${var.region} --project=${var.project}`.
+      3. None comes: `gcloud eventarc triggers describe ${var.prefix}-ticks --location=${var.region} --project=${var.project}`.
 
       See README.md, Troubleshooting, "`submitted`, then silence".
     EOT

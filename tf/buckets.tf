@@ -66,7 +66,7 @@ resource "google_storage_bucket" "staging" {
     }
   }
 
-  depends_on = [google_project_service.apis, google_kms_crypto_key_iam_member.storage]
+  depends_on = [time_sleep.apis, time_sleep.kms]
 }
 
 # Reads the configuration, keeps records and markers. An overwrite needs the right to delete, too.
@@ -107,7 +107,7 @@ resource "google_storage_bucket" "dataproc" {
     }
   }
 
-  depends_on = [google_project_service.apis, google_kms_crypto_key_iam_member.storage]
+  depends_on = [time_sleep.apis, time_sleep.kms]
 }
 
 # YARN's logs, job and Spark history: what is left of a cluster.
@@ -141,7 +141,7 @@ resource "google_storage_bucket" "logs" {
     }
   }
 
-  depends_on = [google_project_service.apis, google_kms_crypto_key_iam_member.storage]
+  depends_on = [time_sleep.apis, time_sleep.kms]
 }
 
 resource "google_storage_bucket_object" "spark_history" {

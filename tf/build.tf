@@ -28,11 +28,24 @@ resource "google_storage_bucket" "build" {
     }
   }
 
-  depends_on = [google_project_service.apis, google_kms_crypto_key_iam_member.storage]
+  depends_on = [time_sleep.apis, time_sleep.kms]
 }
 
 resource "google_storage_bucket_iam_member" "build_reads_sources" {
   bucket = google_storage_bucket.build.name
   role   = "roles/storage.objectViewer"
   member = google_service_account.build.member
+}
+
+# A build is refused, or cannot push, before the account's grants count.
+resource "time_sleep" "build" {
+  create_duration = local.grant_delay
+
+  triggers = local.deployment
+
+  depends_on = [
+    google_artifact_registry_repository_iam_member.build_pushes_images,
+    google_project_iam_member.build_logs,
+    google_storage_bucket_iam_member.build_reads_sources,
+  ]
 }

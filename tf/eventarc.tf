@@ -2,17 +2,20 @@
 
 # The rights of Eventarc's agent and of the trigger's account take a while until they count everywhere, and a trigger is
 # refused before.
-resource "time_sleep" "eventarc_agent" {
-  create_duration = "120s"
+resource "time_sleep" "eventarc" {
+  create_duration = local.grant_delay
 
-  triggers = {
-    agent   = google_project_iam_member.eventarc_agent.member
-    trigger = google_project_iam_member.trigger_receives_events.member
-  }
+  triggers = local.deployment
+
+  depends_on = [
+    google_project_iam_member.eventarc_agent,
+    google_project_iam_member.trigger_receives_events,
+    google_service_account_iam_member.pubsub_makes_trigger_tokens,
+  ]
 }
 
 resource "google_eventarc_trigger" "topics" {
-  for_each = { requests = google_pubsub_topic.requests.id, ticks = google_pubsub_topic.ticks.id }
+  for_each = { for key, topic in { requests = google_pubsub_topic.requests, ticks = google_pubsub_topic.ticks } : key => topic.id if local.deployed }
 
   project         = var.project
   name            = "${var.prefix}-${each.key}"
@@ -33,21 +36,22 @@ resource "google_eventarc_trigger" "topics" {
 
   destination {
     cloud_run_service {
-      service = google_cloud_run_v2_service.function.name
+      service = google_cloud_run_v2_service.function[0].name
       region  = var.region
     }
   }
 
   depends_on = [
     google_cloud_run_v2_service_iam_member.trigger_invokes_function,
-    google_service_account_iam_member.pubsub_makes_trigger_tokens,
-    time_sleep.eventarc_agent,
+    time_sleep.eventarc,
   ]
 }
 
 # A wake-up, so that a result need not wait for the next tick. The audit log has an entry when a workflow begins and one
 # when it ends; Eventarc cannot tell them apart.
 resource "google_eventarc_trigger" "audit" {
+  count = local.deployed ? 1 : 0
+
   project         = var.project
   name            = "${var.prefix}-audit"
   location        = var.region
@@ -69,14 +73,13 @@ resource "google_eventarc_trigger" "audit" {
 
   destination {
     cloud_run_service {
-      service = google_cloud_run_v2_service.function.name
+      service = google_cloud_run_v2_service.function[0].name
       region  = var.region
     }
   }
 
   depends_on = [
     google_cloud_run_v2_service_iam_member.trigger_invokes_function,
-    google_service_account_iam_member.pubsub_makes_trigger_tokens,
-    time_sleep.eventarc_agent,
+    time_sleep.eventarc,
   ]
 }

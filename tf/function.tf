@@ -1,4 +1,17 @@
 locals {
+  # Before there is an image there is no service, and nothing that calls it.
+  deployed = var.image != ""
+
+  # MiB that Cloud Run takes for a number of processors.
+  # Source: https://cloud.google.com/run/docs/configuring/services/cpu and .../memory-limits
+  memory_bounds = {
+    "1" = { least = 512, most = 4096 }
+    "2" = { least = 512, most = 8192 }
+    "4" = { least = 2048, most = 16384 }
+    "6" = { least = 4096, most = 24576 }
+    "8" = { least = 4096, most = 32768 }
+  }
+
   # All that the function reads, but for PORT and K_SERVICE, which Cloud Run sets, and the emulators' addresses.
   # An empty value is none.
   environment = {
@@ -22,6 +35,8 @@ locals {
 }
 
 resource "google_cloud_run_v2_service" "function" {
+  count = local.deployed ? 1 : 0
+
   project     = var.project
   name        = var.prefix
   location    = var.region
@@ -85,7 +100,7 @@ resource "google_cloud_run_v2_service" "function" {
   # A revision without its rights would fail its first events.
   depends_on = [
     google_project_iam_member.function,
-    google_project_service.apis,
+    time_sleep.apis,
     google_pubsub_topic_iam_member.function_publishes_responses,
     google_service_account_iam_member.function_acts_as_dataproc,
     google_storage_bucket_iam_member.function_keeps_records,
@@ -94,9 +109,11 @@ resource "google_cloud_run_v2_service" "function" {
 
 # Nobody else may call it.
 resource "google_cloud_run_v2_service_iam_member" "trigger_invokes_function" {
+  count = local.deployed ? 1 : 0
+
   project  = var.project
   location = var.region
-  name     = google_cloud_run_v2_service.function.name
+  name     = google_cloud_run_v2_service.function[0].name
   role     = "roles/run.invoker"
   member   = google_service_account.trigger.member
 }

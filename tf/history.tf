@@ -1,19 +1,60 @@
 # Optional: every event in a BigQuery table.
 
+locals {
+  history_dataset = replace(var.prefix, "-", "_")
+  history_table   = "${var.project}.${local.history_dataset}.events"
+
+  # Source: https://cloud.google.com/bigquery/docs/locations, November 2026. The module's region is taken in any case.
+  bigquery_locations = [
+    "EU", "US",
+    "africa-south1",
+    "asia-east1", "asia-east2", "asia-northeast1", "asia-northeast2", "asia-northeast3", "asia-south1", "asia-south2",
+    "asia-southeast1", "asia-southeast2", "australia-southeast1", "australia-southeast2",
+    "europe-central2", "europe-north1", "europe-north2", "europe-southwest1", "europe-west1", "europe-west2", "europe-west3",
+    "europe-west4", "europe-west6", "europe-west8", "europe-west9", "europe-west10", "europe-west12",
+    "me-central1", "me-central2", "me-west1",
+    "northamerica-northeast1", "northamerica-northeast2", "northamerica-south1", "southamerica-east1", "southamerica-west1",
+    "us-central1", "us-east1", "us-east4", "us-east5", "us-south1", "us-west1", "us-west2", "us-west3", "us-west4",
+  ]
+}
+
+resource "google_project_service" "bigquery" {
+  count = var.history == null ? 0 : 1
+
+  project            = var.project
+  service            = "bigquery.googleapis.com"
+  disable_on_destroy = false
+}
+
+# As for the others, in apis.tf: history may be switched on later than these.
+resource "time_sleep" "bigquery" {
+  count = var.history == null ? 0 : 1
+
+  create_duration = local.api_delay
+
+  triggers = { project = var.project }
+
+  depends_on = [google_project_service.bigquery]
+}
+
 resource "google_bigquery_dataset" "history" {
   count = var.history == null ? 0 : 1
 
-  project                         = var.project
-  dataset_id                      = replace(var.prefix, "-", "_")
-  description                     = "What became of the job requests."
-  location                        = coalesce(var.history.location, var.region)
-  labels                          = var.labels
-  default_partition_expiration_ms = var.history.expiration_days == null ? null : var.history.expiration_days * 86400000
-  delete_contents_on_destroy      = var.force_destroy
+  project                    = var.project
+  dataset_id                 = local.history_dataset
+  description                = "What became of the job requests."
+  location                   = coalesce(var.history.location, var.region)
+  labels                     = var.labels
+  delete_contents_on_destroy = var.force_destroy
 
   # checkov:skip=CKV_GCP_81: encrypted with Google's keys; events name jobs and files, and hold no data of theirs.
 
-  depends_on = [google_project_service.apis]
+  lifecycle {
+    # A dataset cannot be moved: another place would replace it, and lose the table.
+    ignore_changes = [location]
+  }
+
+  depends_on = [time_sleep.bigquery]
 }
 
 # The columns that Pub/Sub writes. Source: https://cloud.google.com/pubsub/docs/bigquery#write_metadata
@@ -40,6 +81,9 @@ resource "google_bigquery_table" "history" {
   time_partitioning {
     type  = "DAY"
     field = "publish_time"
+    # On the table, for the dataset's default reaches new tables only. Never is a hundred years: the provider leaves a table
+    # the expiration that it has when it is given none.
+    expiration_ms = coalesce(var.history.expiration_days, 36500) * 86400000
   }
 }
 
@@ -54,7 +98,7 @@ resource "google_pubsub_subscription" "history" {
   message_retention_duration = "604800s"
 
   bigquery_config {
-    table          = "${google_bigquery_table.history[0].project}.${google_bigquery_table.history[0].dataset_id}.${google_bigquery_table.history[0].table_id}"
+    table          = local.history_table
     write_metadata = true
   }
 
@@ -80,9 +124,9 @@ resource "google_bigquery_table_iam_member" "pubsub_writes_history" {
 resource "time_sleep" "history" {
   count = var.history == null ? 0 : 1
 
-  create_duration = "120s"
+  create_duration = local.grant_delay
 
-  triggers = {
-    member = google_bigquery_table_iam_member.pubsub_writes_history[0].member
-  }
+  triggers = local.deployment
+
+  depends_on = [google_bigquery_table_iam_member.pubsub_writes_history]
 }

@@ -5,7 +5,7 @@
 
 locals {
   # The same words in the filters of Logging and of Monitoring.
-  function = "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"${google_cloud_run_v2_service.function.name}\" AND resource.labels.location=\"${var.region}\""
+  function = "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"${var.prefix}\" AND resource.labels.location=\"${var.region}\""
 }
 
 resource "google_logging_metric" "runs" {
@@ -34,7 +34,7 @@ resource "google_logging_metric" "runs" {
     code  = "EXTRACT(jsonPayload.code)"
   }
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }
 
 resource "google_logging_metric" "rejected" {
@@ -58,7 +58,7 @@ resource "google_logging_metric" "rejected" {
     rejected_by = "EXTRACT(jsonPayload.rejected_by)"
   }
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }
 
 resource "google_logging_metric" "waiting" {
@@ -82,7 +82,7 @@ resource "google_logging_metric" "waiting" {
     waits_for = "EXTRACT(jsonPayload.waits_for)"
   }
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }
 
 resource "google_logging_metric" "oldest_run_age" {
@@ -108,7 +108,7 @@ resource "google_logging_metric" "oldest_run_age" {
     }
   }
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }
 
 resource "google_logging_metric" "event_latency" {
@@ -142,7 +142,7 @@ resource "google_logging_metric" "event_latency" {
     }
   }
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }
 
 resource "google_logging_metric" "ticks" {
@@ -157,7 +157,7 @@ resource "google_logging_metric" "ticks" {
     unit        = "1"
   }
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }
 
 resource "google_logging_metric" "dead_records" {
@@ -172,7 +172,7 @@ resource "google_logging_metric" "dead_records" {
     unit        = "1"
   }
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }
 
 resource "google_logging_metric" "clusters_left_behind" {
@@ -187,5 +187,5 @@ resource "google_logging_metric" "clusters_left_behind" {
     unit        = "1"
   }
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }

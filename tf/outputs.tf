@@ -13,7 +13,7 @@ output "commands" {
   value = {
     publish = "gcloud pubsub topics publish ${google_pubsub_topic.requests.name} --project=${var.project} --message=\"$(terraform output -raw example_request)\""
     pull    = "gcloud pubsub subscriptions pull ${google_pubsub_subscription.inspection.name} --project=${var.project} --limit=100 --auto-ack --format='table(message.attributes.ce-sequence, message.attributes.ce-type, message.attributes.ce-id, message.data.decode(base64))'"
-    logs    = "gcloud logging read 'resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"${google_cloud_run_v2_service.function.name}\"' --project=${var.project} --limit=20 --format='value(timestamp, severity, jsonPayload.message)'"
+    logs    = "gcloud logging read 'resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"${var.prefix}\"' --project=${var.project} --limit=20 --format='value(timestamp, severity, jsonPayload.message)'"
   }
 }
 
@@ -32,17 +32,22 @@ output "example_request" {
 
 output "history_table" {
   description = "The table of all events, as PROJECT.DATASET.TABLE; null without history."
-  value       = one(google_pubsub_subscription.history[*].bigquery_config[0].table)
+  value       = var.history == null ? null : local.history_table
+
+  depends_on = [google_pubsub_subscription.history]
 }
 
 output "image" {
-  description = "The image that the function runs."
+  description = "The image that the function runs; empty if there is none yet."
   value       = var.image
 }
 
 output "image_repository" {
   description = "Where images are pushed to: an image's name without its last part."
-  value       = "${var.region}-docker.pkg.dev/${var.project}/${google_artifact_registry_repository.images.repository_id}"
+  value       = "${var.region}-docker.pkg.dev/${var.project}/${var.prefix}"
+
+  # Not before images can be pushed there.
+  depends_on = [google_artifact_registry_repository.images]
 }
 
 output "project" {
@@ -82,8 +87,8 @@ output "service_accounts" {
 }
 
 output "service_url" {
-  description = "Address of the function. It answers Eventarc only."
-  value       = google_cloud_run_v2_service.function.uri
+  description = "Address of the function, which answers Eventarc only; null without an image."
+  value       = one(google_cloud_run_v2_service.function[*].uri)
 }
 
 output "staging_bucket" {

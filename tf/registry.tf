@@ -28,7 +28,7 @@ resource "google_artifact_registry_repository" "images" {
     }
   }
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }
 
 resource "google_artifact_registry_repository_iam_member" "build_pushes_images" {

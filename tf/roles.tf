@@ -14,7 +14,7 @@ resource "google_project_iam_custom_role" "function" {
     "dataproc.workflowTemplates.instantiateInline", # submits
   ]
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }
 
 # On the project, for Dataproc's operations and jobs have no policy of their own before they exist.
@@ -51,7 +51,7 @@ resource "google_project_iam_custom_role" "dataproc" {
     "monitoring.timeSeries.create",
   ]
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }
 
 resource "google_project_iam_member" "dataproc" {
@@ -74,6 +74,13 @@ resource "google_project_iam_member" "eventarc_agent" {
   project = var.project
   role    = "roles/eventarc.serviceAgent"
   member  = google_project_service_identity.agents["eventarc.googleapis.com"].member
+
+  # Apart from the same grant of another deployment, and from the one that Google makes: see kms.tf.
+  condition {
+    title       = local.own_grant.title
+    description = local.own_grant.description
+    expression  = local.own_grant.expression
+  }
 }
 
 # A build that runs as an account of one's own must be able to write its log.

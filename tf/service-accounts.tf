@@ -7,7 +7,7 @@ resource "google_service_account" "function" {
   account_id   = "${var.prefix}-function"
   display_name = "${var.prefix}: the function"
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }
 
 # Eventarc delivers events to the function as this one.
@@ -16,7 +16,7 @@ resource "google_service_account" "trigger" {
   account_id   = "${var.prefix}-trigger"
   display_name = "${var.prefix}: delivers events to the function"
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }
 
 # The clusters' machines, and so all jobs, run as this one.
@@ -25,7 +25,7 @@ resource "google_service_account" "dataproc" {
   account_id   = "${var.prefix}-dataproc"
   display_name = "${var.prefix}: the clusters' machines and their jobs"
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }
 
 # Publishes the ticks.
@@ -34,7 +34,7 @@ resource "google_service_account" "scheduler" {
   account_id   = "${var.prefix}-scheduler"
   display_name = "${var.prefix}: publishes a tick each minute"
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }
 
 # Cloud Build makes the image as this one.
@@ -43,7 +43,7 @@ resource "google_service_account" "build" {
   account_id   = "${var.prefix}-build"
   display_name = "${var.prefix}: builds the function's image"
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }
 
 # Dataproc's agent starts the machines as the account that the configuration names; who asks for that must be allowed to

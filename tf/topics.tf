@@ -8,7 +8,7 @@ resource "google_pubsub_topic" "requests" {
   # So that a lost day can be sent again: README.md, "Replaying requests".
   message_retention_duration = "${var.request_retention_days * 86400}s"
 
-  depends_on = [google_project_service.apis, google_kms_crypto_key_iam_member.pubsub]
+  depends_on = [time_sleep.apis, time_sleep.kms]
 }
 
 resource "google_pubsub_topic" "responses" {
@@ -17,7 +17,7 @@ resource "google_pubsub_topic" "responses" {
   labels       = var.labels
   kms_key_name = var.kms_key
 
-  depends_on = [google_project_service.apis, google_kms_crypto_key_iam_member.pubsub]
+  depends_on = [time_sleep.apis, time_sleep.kms]
 }
 
 resource "google_pubsub_topic" "ticks" {
@@ -26,7 +26,7 @@ resource "google_pubsub_topic" "ticks" {
   labels       = var.labels
   kms_key_name = var.kms_key
 
-  depends_on = [google_project_service.apis, google_kms_crypto_key_iam_member.pubsub]
+  depends_on = [time_sleep.apis, time_sleep.kms]
 }
 
 # To look at what came, by hand. Consumers should have subscriptions of their own.

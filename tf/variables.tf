@@ -18,8 +18,11 @@ variable "alerts" {
     error_message = "alerts.error_ratio must be between 0 and 1, both excluded."
   }
   validation {
-    condition     = var.alerts.oldest_run_seconds >= 600 && var.alerts.unacked_seconds >= 60
-    error_message = "alerts: oldest_run_seconds must be at least 600, unacked_seconds at least 60."
+    condition = alltrue([
+      var.alerts.oldest_run_seconds >= 600 && floor(var.alerts.oldest_run_seconds) == var.alerts.oldest_run_seconds,
+      var.alerts.unacked_seconds >= 60 && floor(var.alerts.unacked_seconds) == var.alerts.unacked_seconds,
+    ])
+    error_message = "alerts: oldest_run_seconds must be a whole number of at least 600, unacked_seconds one of at least 60."
   }
   validation {
     # Logging may count a line ten minutes late; Monitoring looks back 23.5 hours and takes whole minutes.
@@ -50,7 +53,7 @@ variable "cluster_configs" {
 }
 
 variable "force_destroy" {
-  description = "Whether a destroy deletes buckets and tables that are not empty: records, logs, history."
+  description = "Whether a destroy may delete all of it, with records, logs and history. It must have been applied: until then a destroy stops before anything is deleted."
   type        = bool
   default     = false
   nullable    = false
@@ -73,8 +76,17 @@ variable "function" {
     error_message = "function.cpu must be 1, 2, 4, 6 or 8: with less than one processor Cloud Run gives an instance one event at a time."
   }
   validation {
-    condition     = can(regex("^[1-9][0-9]*(Mi|Gi)$", var.function.memory)) && !can(regex("^([1-9][0-9]?|[1-4][0-9]{2}|50[0-9]|51[01])Mi$", var.function.memory))
-    error_message = "function.memory must be 512Mi or more, as 512Mi or 1Gi: the second generation of Cloud Run starts with no less."
+    condition     = can(regex("^[1-9][0-9]*(Mi|Gi)$", var.function.memory))
+    error_message = "function.memory must be a whole number of Mi or Gi, as 512Mi or 1Gi."
+  }
+  validation {
+    # A fault of one alone is told above.
+    condition = try(
+      tonumber(regex("^([0-9]+)[MG]i$", var.function.memory)[0]) * (endswith(var.function.memory, "Gi") ? 1024 : 1) >= local.memory_bounds[var.function.cpu].least &&
+      tonumber(regex("^([0-9]+)[MG]i$", var.function.memory)[0]) * (endswith(var.function.memory, "Gi") ? 1024 : 1) <= local.memory_bounds[var.function.cpu].most,
+      true,
+    )
+    error_message = "function: cpu and memory do not go together. Memory must be 512Mi to 4Gi for 1 cpu, 512Mi to 8Gi for 2, 2Gi to 16Gi for 4, 4Gi to 24Gi for 6, 4Gi to 32Gi for 8."
   }
   validation {
     condition     = var.function.concurrency >= 1 && var.function.concurrency <= 1000 && floor(var.function.concurrency) == var.function.concurrency
@@ -84,10 +96,14 @@ variable "function" {
     condition     = var.function.min_instances >= 0 && var.function.max_instances >= 1 && var.function.min_instances <= var.function.max_instances
     error_message = "function.min_instances must be at least 0, function.max_instances at least 1, and not less than min_instances."
   }
+  validation {
+    condition     = alltrue([for instances in [var.function.min_instances, var.function.max_instances] : floor(instances) == instances])
+    error_message = "function.min_instances and function.max_instances must be whole numbers."
+  }
 }
 
 variable "history" {
-  description = "Keeps every event in a BigQuery table: `location` of the dataset (the region by default) and `expiration_days` of its rows (never by default). null: no history."
+  description = "Keeps every event in a BigQuery table: `location` of the dataset (the region by default; stays where it is once it is made) and `expiration_days` of its rows (never by default). null: no history."
   type = object({
     location        = optional(string)
     expiration_days = optional(number)
@@ -95,19 +111,33 @@ variable "history" {
   default = null
 
   validation {
-    condition     = try(var.history.expiration_days, null) == null || try(var.history.expiration_days >= 1, false)
-    error_message = "history.expiration_days must be at least 1."
+    condition     = alltrue([for days in try(var.history.expiration_days, null)[*] : days >= 1 && days <= 36500 && floor(days) == days])
+    error_message = "history.expiration_days must be a whole number from 1 to 36500."
+  }
+  validation {
+    condition     = alltrue([for location in try(var.history.location, null)[*] : contains(local.bigquery_locations, location) || location == var.region])
+    error_message = "history.location must be US, EU or a region that BigQuery has, spelled as us-central1."
   }
 }
 
 variable "image" {
-  description = "The function's image, with a tag or, better, a digest. `make deploy` builds it and gives it."
+  description = "The function's image, with a tag or, better, a digest. Empty while there is none: everything is made but the service and what calls it, among it the repository to push to; with an image the same again makes the rest."
   type        = string
   nullable    = false
 
   validation {
-    condition     = can(regex("^[a-z0-9][a-z0-9./:_-]*[a-z0-9](:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|@sha256:[0-9a-f]{64})$", var.image))
+    condition     = var.image == "" || can(regex("^[a-z0-9][a-z0-9./:_-]*[a-z0-9](:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?@sha256:[0-9a-f]{64})$", var.image))
     error_message = "image must end with a tag or a digest, as HOST/PROJECT/REPOSITORY/function:0.1.0 or HOST/PROJECT/REPOSITORY/function@sha256:...."
+  }
+  validation {
+    # What stands before the first slash is a host if it has a dot or a port; without a host it is Docker Hub.
+    # Source: https://cloud.google.com/run/docs/deploying#images
+    condition = !can(regex("^([^/]*[.:][^/]*|localhost)/", var.image)) || anytrue([
+      can(regex("^([a-z0-9-]+-)?docker\\.pkg\\.dev/[^/]+/[^/]+/", var.image)),
+      can(regex("^([a-z]+\\.)?gcr\\.io/[^/]+/", var.image)),
+      can(regex("^docker\\.io/", var.image)),
+    ])
+    error_message = "image: Cloud Run takes images of REGION-docker.pkg.dev/PROJECT/REPOSITORY/, gcr.io/PROJECT/ and docker.io/. For another registry, as ghcr.io, make a remote repository in Artifact Registry and name the image by that: REGION-docker.pkg.dev/PROJECT/REMOTE_REPOSITORY/OWNER/function:0.1.0."
   }
 }
 
@@ -120,6 +150,10 @@ variable "kms_key" {
     condition     = var.kms_key == null || can(regex("^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$", var.kms_key))
     error_message = "kms_key must be projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY."
   }
+  validation {
+    condition     = var.kms_key == null || try(split("/", var.kms_key)[3] == var.region, true)
+    error_message = "kms_key must be a key in the region: buckets take no other."
+  }
 }
 
 variable "labels" {
@@ -129,8 +163,8 @@ variable "labels" {
   nullable    = false
 
   validation {
-    condition     = alltrue([for key, value in var.labels : can(regex("^[a-z][a-z0-9_-]{0,62}$", key)) && can(regex("^[a-z0-9_-]{0,63}$", value))])
-    error_message = "labels: a key is a lower case letter and up to 62 of a-z, 0-9, _ and -; a value up to 63 of these."
+    condition     = alltrue([for key, value in var.labels : can(regex("^[a-z][a-z0-9_-]{0,62}$", key)) && can(regex("^[a-z0-9_-]{1,63}$", value))])
+    error_message = "labels: a key is a lower case letter and up to 62 of a-z, 0-9, _ and -; a value 1 to 63 of these (the provider drops empty ones, and plans to add them for ever)."
   }
   validation {
     condition     = length(setintersection(keys(var.labels), ["job_name", "run_id"])) == 0 && length(var.labels) <= 20
@@ -145,8 +179,8 @@ variable "log_retention_days" {
   nullable    = false
 
   validation {
-    condition     = var.log_retention_days >= 1 && floor(var.log_retention_days) == var.log_retention_days
-    error_message = "log_retention_days must be a whole number of at least 1."
+    condition     = var.log_retention_days >= 1 && var.log_retention_days <= 36500 && floor(var.log_retention_days) == var.log_retention_days
+    error_message = "log_retention_days must be a whole number from 1 to 36500."
   }
 }
 
@@ -180,6 +214,11 @@ variable "notification_channels" {
   validation {
     condition     = alltrue([for channel in var.notification_channels : can(regex("^projects/[^/]+/notificationChannels/[^/]+$", channel))])
     error_message = "notification_channels: each must be projects/PROJECT/notificationChannels/ID."
+  }
+  validation {
+    # Source: https://cloud.google.com/monitoring/quotas
+    condition     = length(var.notification_channels) <= 16
+    error_message = "notification_channels must be at most 16, which is what an alert takes."
   }
 }
 
@@ -217,8 +256,8 @@ variable "record_retention_days" {
   nullable    = false
 
   validation {
-    condition     = var.record_retention_days > var.request_retention_days && floor(var.record_retention_days) == var.record_retention_days
-    error_message = "record_retention_days must be a whole number greater than request_retention_days: a request that is replayed after its record is gone would run again."
+    condition     = var.record_retention_days > var.request_retention_days && var.record_retention_days <= 36500 && floor(var.record_retention_days) == var.record_retention_days
+    error_message = "record_retention_days must be a whole number greater than request_retention_days and at most 36500: a request that is replayed after its record is gone would run again."
   }
 }
 

@@ -24,7 +24,7 @@ run "thresholds" {
     condition = [
       google_monitoring_alert_policy.run_too_old.conditions[0].condition_threshold[0].threshold_value,
       google_monitoring_alert_policy.too_many_5xx.conditions[0].condition_threshold[0].threshold_value,
-      google_monitoring_alert_policy.request_unacked.conditions[0].condition_threshold[0].threshold_value,
+      google_monitoring_alert_policy.request_unacked[0].conditions[0].condition_threshold[0].threshold_value,
       google_monitoring_alert_policy.ticks_missing.conditions[0].condition_absent[0].duration,
       google_monitoring_alert_policy.ticks_missing.conditions[1].condition_threshold[0].aggregations[0].alignment_period,
     ] == [3600, 0.5, 120, "1200s", "1200s"]
@@ -37,7 +37,7 @@ run "thresholds" {
   assert {
     condition = alltrue([for policy in [
       google_monitoring_alert_policy.cluster_not_deleted, google_monitoring_alert_policy.dead_record, google_monitoring_alert_policy.rejected_by_configuration,
-      google_monitoring_alert_policy.request_unacked, google_monitoring_alert_policy.run_too_old, google_monitoring_alert_policy.ticks_missing, google_monitoring_alert_policy.too_many_5xx,
+      google_monitoring_alert_policy.request_unacked[0], google_monitoring_alert_policy.run_too_old, google_monitoring_alert_policy.ticks_missing, google_monitoring_alert_policy.too_many_5xx,
       ] : coalesce(policy.enabled, true) && alltrue([for threshold in flatten(policy.conditions[*].condition_threshold) :
         (threshold.duration != "0s" || threshold.evaluation_missing_data == null) && threshold.comparison == (threshold.threshold_value == 1 ? "COMPARISON_LT" : "COMPARISON_GT")
     ])])
@@ -55,7 +55,37 @@ run "thresholds" {
     error_message = "Ages up to a month must be measured to 10 %, as README.md says."
   }
   assert {
+    condition     = strcontains(google_monitoring_alert_policy.too_many_5xx.documentation[0].content, "more than 50 % of")
+    error_message = "A threshold must be written as a person would write it."
+  }
+  assert {
     condition     = google_logging_metric.ticks.name == "flow/ticks"
     error_message = "Metrics must be named after the prefix."
+  }
+}
+
+run "percentages" {
+  command = plan
+
+  variables {
+    alerts = { error_ratio = 0.15 }
+  }
+
+  assert {
+    condition     = strcontains(google_monitoring_alert_policy.too_many_5xx.documentation[0].content, "more than 15 % of")
+    error_message = "A threshold must be written as a person would write it."
+  }
+}
+
+run "small_percentages" {
+  command = plan
+
+  variables {
+    alerts = { error_ratio = 0.00123 }
+  }
+
+  assert {
+    condition     = strcontains(google_monitoring_alert_policy.too_many_5xx.documentation[0].content, "more than 0.123 % of")
+    error_message = "A threshold must be written as a person would write it."
   }
 }

@@ -35,3 +35,28 @@ run "example_full" {
     error_message = "the example has a history"
   }
 }
+
+run "example_two_steps" {
+  command = plan
+
+  module {
+    source = "./examples/two-steps"
+  }
+
+  variables {
+    image = ""
+  }
+
+  assert {
+    condition     = output.image_repository == "us-central1-docker.pkg.dev/my-project/inline-workflow"
+    error_message = "the first step makes the repository that the image is pushed to"
+  }
+}
+
+run "example_two_deployments" {
+  command = plan
+
+  module {
+    source = "./examples/two-deployments"
+  }
+}

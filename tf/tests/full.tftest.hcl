@@ -147,7 +147,7 @@ run "full" {
 
   assert {
     condition = [
-      google_cloud_run_v2_service.function.name, google_pubsub_topic.requests.name, google_storage_bucket.staging.name,
+      google_cloud_run_v2_service.function[0].name, google_pubsub_topic.requests.name, google_storage_bucket.staging.name,
       google_artifact_registry_repository.images.repository_id, google_service_account.function.account_id,
       google_project_iam_custom_role.function.role_id, google_cloud_scheduler_job.tick.name, google_eventarc_trigger.topics["ticks"].name,
       ] == [
@@ -161,8 +161,8 @@ run "full" {
       google_pubsub_topic.requests.labels, google_pubsub_topic.responses.labels, google_pubsub_topic.ticks.labels,
       google_pubsub_subscription.inspection.labels, google_pubsub_subscription.history[0].labels,
       google_storage_bucket.staging.labels, google_storage_bucket.dataproc.labels, google_storage_bucket.logs.labels, google_storage_bucket.build.labels,
-      google_cloud_run_v2_service.function.labels, google_cloud_run_v2_service.function.template[0].labels,
-      google_eventarc_trigger.topics["requests"].labels, google_eventarc_trigger.topics["ticks"].labels, google_eventarc_trigger.audit.labels,
+      google_cloud_run_v2_service.function[0].labels, google_cloud_run_v2_service.function[0].template[0].labels,
+      google_eventarc_trigger.topics["requests"].labels, google_eventarc_trigger.topics["ticks"].labels, google_eventarc_trigger.audit[0].labels,
       google_artifact_registry_repository.images.labels, google_bigquery_dataset.history[0].labels, google_bigquery_table.history[0].labels,
       jsondecode(google_storage_bucket_object.cluster_config.content).default_cluster_config.labels,
     ] : labels == tomap({ team = "data-platform" }) || labels == { team = "data-platform" }])
@@ -170,15 +170,15 @@ run "full" {
   }
   assert {
     condition = (
-      google_cloud_run_v2_service.function.template[0].max_instance_request_concurrency == 100 &&
-      google_cloud_run_v2_service.function.template[0].scaling[0].min_instance_count == 1 &&
-      google_cloud_run_v2_service.function.template[0].scaling[0].max_instance_count == 20 &&
-      google_cloud_run_v2_service.function.template[0].containers[0].resources[0].limits == tomap({ cpu = "2", memory = "1Gi" })
+      google_cloud_run_v2_service.function[0].template[0].max_instance_request_concurrency == 100 &&
+      google_cloud_run_v2_service.function[0].template[0].scaling[0].min_instance_count == 1 &&
+      google_cloud_run_v2_service.function[0].template[0].scaling[0].max_instance_count == 20 &&
+      google_cloud_run_v2_service.function[0].template[0].containers[0].resources[0].limits == tomap({ cpu = "2", memory = "1Gi" })
     )
     error_message = "the function has the size that was asked for"
   }
   assert {
-    condition = tomap({ for variable in google_cloud_run_v2_service.function.template[0].containers[0].env : variable.name => variable.value }) == tomap({
+    condition = tomap({ for variable in google_cloud_run_v2_service.function[0].template[0].containers[0].env : variable.name => variable.value }) == tomap({
       ALLOWED_CODE_PREFIXES = "gs://my-project-nightly-jobs-dataproc/scripts/,gs://jars/"
       CAPACITY_RETRIES      = "5"
       CAPACITY_RETRY_DELAY  = "600"
@@ -256,9 +256,9 @@ run "full" {
         subscription_name = "STRING", message_id = "STRING", publish_time = "TIMESTAMP", data = "JSON", attributes = "JSON"
       } &&
       google_bigquery_dataset.history[0].location == "US" &&
-      google_bigquery_dataset.history[0].default_partition_expiration_ms == 34560000000 &&
+      google_bigquery_table.history[0].time_partitioning[0].expiration_ms == 34560000000 &&
       output.history_table == "my-project.nightly_jobs.events" &&
-      contains(keys(google_project_service.apis), "bigquery.googleapis.com")
+      google_project_service.bigquery[0].service == "bigquery.googleapis.com"
     )
     error_message = "every event goes to the table"
   }

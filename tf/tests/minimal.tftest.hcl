@@ -175,30 +175,30 @@ run "minimal" {
   # Function and triggers.
   assert {
     condition = (
-      google_cloud_run_v2_service.function.name == "inline-workflow" &&
-      google_cloud_run_v2_service.function.ingress == "INGRESS_TRAFFIC_INTERNAL_ONLY" &&
-      !coalesce(google_cloud_run_v2_service.function.default_uri_disabled, false) && !google_cloud_run_v2_service.function.deletion_protection &&
-      google_cloud_run_v2_service.function.template[0].service_account == google_service_account.function.email &&
-      google_cloud_run_v2_service.function.template[0].execution_environment == "EXECUTION_ENVIRONMENT_GEN2" &&
-      google_cloud_run_v2_service.function.template[0].timeout == "60s" &&
-      google_cloud_run_v2_service.function.template[0].max_instance_request_concurrency == 64 &&
-      google_cloud_run_v2_service.function.template[0].scaling[0].min_instance_count == 0 &&
-      google_cloud_run_v2_service.function.template[0].scaling[0].max_instance_count == 10
+      google_cloud_run_v2_service.function[0].name == "inline-workflow" &&
+      google_cloud_run_v2_service.function[0].ingress == "INGRESS_TRAFFIC_INTERNAL_ONLY" &&
+      !coalesce(google_cloud_run_v2_service.function[0].default_uri_disabled, false) && !google_cloud_run_v2_service.function[0].deletion_protection &&
+      google_cloud_run_v2_service.function[0].template[0].service_account == google_service_account.function.email &&
+      google_cloud_run_v2_service.function[0].template[0].execution_environment == "EXECUTION_ENVIRONMENT_GEN2" &&
+      google_cloud_run_v2_service.function[0].template[0].timeout == "60s" &&
+      google_cloud_run_v2_service.function[0].template[0].max_instance_request_concurrency == 64 &&
+      google_cloud_run_v2_service.function[0].template[0].scaling[0].min_instance_count == 0 &&
+      google_cloud_run_v2_service.function[0].template[0].scaling[0].max_instance_count == 10
     )
     error_message = "the service is internal, small, can be called by Eventarc and destroyed, and runs as its own account"
   }
   assert {
     condition = (
-      google_cloud_run_v2_service.function.template[0].containers[0].image == var.image &&
-      google_cloud_run_v2_service.function.template[0].containers[0].resources[0].limits == tomap({ cpu = "1", memory = "512Mi" }) &&
-      google_cloud_run_v2_service.function.template[0].containers[0].resources[0].cpu_idle &&
-      google_cloud_run_v2_service.function.template[0].containers[0].startup_probe[0].period_seconds == 1 &&
-      google_cloud_run_v2_service.function.template[0].containers[0].startup_probe[0].tcp_socket[0].port == google_cloud_run_v2_service.function.template[0].containers[0].ports[0].container_port
+      google_cloud_run_v2_service.function[0].template[0].containers[0].image == var.image &&
+      google_cloud_run_v2_service.function[0].template[0].containers[0].resources[0].limits == tomap({ cpu = "1", memory = "512Mi" }) &&
+      google_cloud_run_v2_service.function[0].template[0].containers[0].resources[0].cpu_idle &&
+      google_cloud_run_v2_service.function[0].template[0].containers[0].startup_probe[0].period_seconds == 1 &&
+      google_cloud_run_v2_service.function[0].template[0].containers[0].startup_probe[0].tcp_socket[0].port == google_cloud_run_v2_service.function[0].template[0].containers[0].ports[0].container_port
     )
     error_message = "the container runs the image, with a processor only while there are events, and is probed on its port"
   }
   assert {
-    condition = alltrue([for trigger in [google_eventarc_trigger.topics["requests"], google_eventarc_trigger.topics["ticks"], google_eventarc_trigger.audit] :
+    condition = alltrue([for trigger in [google_eventarc_trigger.topics["requests"], google_eventarc_trigger.topics["ticks"], google_eventarc_trigger.audit[0]] :
       trigger.service_account == google_service_account.trigger.email &&
       trigger.location == "us-central1" &&
       trigger.destination[0].cloud_run_service[0].service == "inline-workflow" &&
@@ -219,7 +219,7 @@ run "minimal" {
     error_message = "messages of the topics are events"
   }
   assert {
-    condition = { for criterion in google_eventarc_trigger.audit.matching_criteria : criterion.attribute => criterion.value } == {
+    condition = { for criterion in google_eventarc_trigger.audit[0].matching_criteria : criterion.attribute => criterion.value } == {
       type        = "google.cloud.audit.log.v1.written"
       serviceName = "dataproc.googleapis.com"
       methodName  = "google.cloud.dataproc.v1.WorkflowTemplateService.InstantiateInlineWorkflowTemplate"
@@ -271,5 +271,48 @@ run "minimal" {
       length(google_pubsub_topic_iam_member.requesters) == 0 && output.history_table == null
     )
     error_message = "options are off by default"
+  }
+}
+
+run "without_an_image" {
+  command = plan
+
+  variables {
+    image = ""
+  }
+
+  assert {
+    condition = (
+      length(google_cloud_run_v2_service.function) == 0 && length(google_eventarc_trigger.topics) == 0 && length(google_eventarc_trigger.audit) == 0 &&
+      output.service_url == null && output.image_repository == "us-central1-docker.pkg.dev/my-project/inline-workflow"
+    )
+    error_message = "there is a repository to push to before there is a service"
+  }
+}
+
+run "history_without_end" {
+  command = plan
+
+  variables {
+    history = {}
+  }
+
+  assert {
+    condition     = google_bigquery_table.history[0].time_partitioning[0].expiration_ms == 36500 * 86400000
+    error_message = "never is a hundred years, which reaches a table that had an end"
+  }
+}
+
+# So that what was made above can be destroyed.
+run "destroyable" {
+  command = apply
+
+  variables {
+    force_destroy = true
+  }
+
+  assert {
+    condition     = terraform_data.destroy.output && google_storage_bucket.staging.force_destroy
+    error_message = "a destroy must have been allowed by an apply"
   }
 }

@@ -20,6 +20,9 @@ module "inline_workflow" {
   project = var.project
   region  = var.region
   image   = var.image
+
+  # Only to destroy it again.
+  force_destroy = var.force_destroy
 }
 
 output "example_request" {

@@ -1,3 +1,9 @@
+variable "force_destroy" {
+  description = "Whether a destroy may delete records, logs and history."
+  type        = bool
+  default     = false
+}
+
 variable "image" {
   description = "The function's image, with a tag or a digest."
   type        = string

@@ -135,8 +135,6 @@ impl Surroundings {
         let mut context = Context::new();
         let alerts = object([("error_ratio", 0.1.into()), ("oldest_run_seconds", 28_800.into())]);
         context.declare_var("var", object([("alerts", alerts), ("prefix", SERVICE.into()), ("region", REGION.into())]));
-        let function = object([("name", SERVICE.into())]);
-        context.declare_var("google_cloud_run_v2_service", object([("function", function)]));
         let subscription = object([("subscription", "projects/p/subscriptions/eventarc-requests-sub-1".into())]);
         let pubsub = object([("pubsub", Value::Array(vec![subscription]))]);
         let requests = object([("transport", Value::Array(vec![pubsub]))]);

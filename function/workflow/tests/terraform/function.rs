@@ -21,7 +21,7 @@ const OF_CLOUD_RUN: [&str; 2] = [ENV_PORT, ENV_SERVICE];
 const OF_EMULATORS: [&str; 4] = [ENV_DATAPROC_EMULATOR, ENV_PUBSUB_EMULATOR, ENV_STORAGE_EMULATOR, ENV_METADATA_SERVER];
 
 fn variables(run: &str) -> BTreeMap<String, String> {
-    let service = resource(run, "google_cloud_run_v2_service.function");
+    let service = resource(run, "google_cloud_run_v2_service.function[0]");
     let variables = service["template"][0]["containers"][0]["env"].as_array().unwrap();
     variables.iter().map(|variable| (text(variable, "name").to_owned(), text(variable, "value").to_owned())).collect()
 }

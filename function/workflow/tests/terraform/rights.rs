@@ -21,11 +21,10 @@ fn grants(run: &str) -> String {
                 ["bucket", "topic", "service_account_id", "crypto_key_id", "table_id", "repository", "name", "project"];
             let name = names.iter().find_map(|name| values[*name].as_str()).expect("a target");
             let target = target.trim_start_matches("google_");
-            assert!(
-                values["condition"].as_array().is_none_or(Vec::is_empty),
-                "a condition, which is not listed: {values}"
-            );
-            lines.insert(format!("{}: {} on {target} {name}", text(values, "member"), text(values, "role")));
+            let condition: String = (values["condition"].as_array().into_iter().flatten())
+                .map(|condition| format!(" if {} ({})", text(condition, "expression"), text(condition, "title")))
+                .collect();
+            lines.insert(format!("{}: {} on {target} {name}{condition}", text(values, "member"), text(values, "role")));
         } else {
             let grants = ["_iam_", "_acl", "_access_control"].iter().any(|part| kind.contains(part));
             let access =

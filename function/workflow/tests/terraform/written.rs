@@ -1,24 +1,26 @@
 //! What the module's files say: of each other, of the README, of the Makefile.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hcl::{
     Block, Body, Expression,
     eval::{Context, Evaluate},
 };
 
-use crate::module::{attribute, labelled, parse, read};
+use crate::{
+    module::{attribute, labelled, parse, read},
+    resource, terraform,
+};
 
 /// Nothing refers to these, and without them an apply in an empty project fails, or what it makes fails at first.
 #[test]
 fn what_must_be_there_before_is_waited_for() {
     let waits = [
-        ("buckets.tf", "google_storage_bucket", "google_kms_crypto_key_iam_member.storage"),
-        ("build.tf", "google_storage_bucket", "google_kms_crypto_key_iam_member.storage"),
-        ("topics.tf", "google_pubsub_topic", "google_kms_crypto_key_iam_member.pubsub"),
+        ("buckets.tf", "google_storage_bucket", "time_sleep.kms"),
+        ("build.tf", "google_storage_bucket", "time_sleep.kms"),
+        ("topics.tf", "google_pubsub_topic", "time_sleep.kms"),
         ("history.tf", "google_pubsub_subscription", "time_sleep.history"),
-        ("eventarc.tf", "google_eventarc_trigger", "time_sleep.eventarc_agent"),
-        ("eventarc.tf", "google_eventarc_trigger", "google_service_account_iam_member.pubsub_makes_trigger_tokens"),
+        ("eventarc.tf", "google_eventarc_trigger", "time_sleep.eventarc"),
         ("eventarc.tf", "google_eventarc_trigger", "google_cloud_run_v2_service_iam_member.trigger_invokes_function"),
         ("function.tf", "google_cloud_run_v2_service", "google_storage_bucket_iam_member.function_keeps_records"),
         ("function.tf", "google_cloud_run_v2_service", "google_service_account_iam_member.function_acts_as_dataproc"),
@@ -31,6 +33,97 @@ fn what_must_be_there_before_is_waited_for() {
             let waits = attribute(resource, "depends_on").map(ToString::to_string).unwrap_or_default();
             assert!(waits.contains(needed), "{file}: a {kind} does not wait for {needed}");
         }
+    }
+}
+
+/// What each resource of the module needs, directly: `terraform graph` tells it of references and of depends_on alike.
+fn graph() -> BTreeMap<String, BTreeSet<String>> {
+    let output = terraform().arg("graph").output().expect("terraform runs");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in text.lines().map(str::trim) {
+        let names: Vec<&str> = line.split('"').skip(1).step_by(2).collect();
+        match (names.as_slice(), line.contains("->")) {
+            ([from, to], true) => drop(graph.entry((*from).to_owned()).or_default().insert((*to).to_owned())),
+            ([name, ..], false) if line.contains("[label=") => drop(graph.entry((*name).to_owned()).or_default()),
+            _ => {}
+        }
+    }
+    assert!(graph.len() > 60, "{text}");
+    graph
+}
+
+/// All that a resource waits for.
+fn before(graph: &BTreeMap<String, BTreeSet<String>>, name: &str) -> BTreeSet<String> {
+    let (mut found, mut waiting) = (BTreeSet::new(), vec![name.to_owned()]);
+    while let Some(name) = waiting.pop() {
+        waiting.extend(graph[&name].iter().filter(|needed| found.insert((*needed).clone())).cloned());
+    }
+    found
+}
+
+#[test]
+#[ignore = "needs terraform: make test-tf"]
+fn nothing_of_googles_is_made_before_its_service_answers() {
+    let graph = graph();
+    for name in graph.keys() {
+        let service = match name.as_str() {
+            "google_project_service.apis" | "google_project_service.bigquery" => continue,
+            "time_sleep.apis" => "google_project_service.apis",
+            "time_sleep.bigquery" => "google_project_service.bigquery",
+            name if name.starts_with("google_bigquery_") && !name.contains("_iam_") => "time_sleep.bigquery",
+            _ => "time_sleep.apis",
+        };
+        assert!(before(&graph, name).contains(service), "{name} does not wait for {service}");
+    }
+}
+
+#[test]
+#[ignore = "needs terraform: make test-tf"]
+fn grants_that_take_time_are_waited_for_by_what_needs_them() {
+    let graph = graph();
+    let waits = [
+        ("time_sleep.kms", vec!["google_kms_crypto_key_iam_member.pubsub", "google_kms_crypto_key_iam_member.storage"]),
+        (
+            "time_sleep.eventarc",
+            vec![
+                "google_project_iam_member.eventarc_agent",
+                "google_project_iam_member.trigger_receives_events",
+                "google_service_account_iam_member.pubsub_makes_trigger_tokens",
+            ],
+        ),
+        (
+            "time_sleep.build",
+            vec![
+                "google_artifact_registry_repository_iam_member.build_pushes_images",
+                "google_project_iam_member.build_logs",
+                "google_storage_bucket_iam_member.build_reads_sources",
+            ],
+        ),
+        ("time_sleep.history", vec!["google_bigquery_table_iam_member.pubsub_writes_history"]),
+    ];
+    for (wait, grants) in waits {
+        let before = before(&graph, wait);
+        for grant in grants {
+            assert!(before.contains(grant), "{wait} does not wait for {grant}");
+        }
+    }
+    // As long as Google says that each may take.
+    assert_eq!(resource("full", "time_sleep.apis")["create_duration"], "120s");
+    assert_eq!(resource("full", "time_sleep.bigquery[0]")["create_duration"], "120s");
+    assert_eq!(resource("full", "time_sleep.metrics")["create_duration"], "660s");
+    for wait in ["time_sleep.build", "time_sleep.eventarc", "time_sleep.history[0]", "time_sleep.kms[0]"] {
+        assert_eq!(resource("full", wait)["create_duration"], "420s", "{wait}");
+    }
+}
+
+#[test]
+#[ignore = "needs terraform: make test-tf"]
+fn a_destroy_is_stopped_before_anything_else_goes() {
+    let graph = graph();
+    let before = before(&graph, "terraform_data.destroy");
+    for name in graph.keys().filter(|name| *name != "terraform_data.destroy") {
+        assert!(before.contains(name), "{name} can be destroyed before it is known whether it may be");
     }
 }
 
