@@ -9,6 +9,7 @@
 #[path = "../support/module.rs"]
 mod module;
 
+mod applied;
 mod function;
 mod made;
 mod rights;
