@@ -15,7 +15,7 @@ use crate::{
     findings, journal,
     outcome::{Evidence, Observation, observe},
     pubsub::is_refused,
-    record::{Record, State},
+    record::{Findings, Record, State},
     records::{self, Found, Loaded, marker_object},
     refusal::{Refusal, refusal},
     run::{Next, Sighting, Turn},
@@ -27,9 +27,11 @@ use crate::{
 /// changing the record, and the next tick comes anyway.
 const MOST_STEPS: usize = 12;
 /// What must be left of the event after a submission: for the record of it.
-const AFTER_SUBMISSION: Duration = Duration::from_millis(2000);
+const AFTER_SUBMISSION: Duration = Duration::from_millis(2250);
 /// What must be left after a look among the workflows: for the record of what it found.
-const AFTER_LOOK: Duration = Duration::from_millis(2000);
+const AFTER_LOOK: Duration = Duration::from_millis(2250);
+/// With less left after a look, the submission is left to the next event.
+const LOOK_AND_SUBMISSION: Duration = Duration::from_millis(4000);
 /// A submission is not worth trying in less time.
 const LEAST_SUBMISSION: Duration = Duration::from_millis(250);
 /// The end of a lease is kept clear of, for clocks differ.
@@ -51,7 +53,7 @@ pub async fn advance(cx: &Context, writer: &str, mut run: Loaded, marker: Option
         let turn = cx.turn(writer);
         let step = match run.record.next(&turn) {
             Next::Leave => Step::Done,
-            Next::Announce => announce(cx, &turn, &mut run).await?,
+            Next::Announce => announce(cx, &mut run).await?,
             Next::Look => look(cx, &turn, &mut run).await?,
             Next::Cancel => change(cx, &mut run, |record| record.cancelled(turn.now)).await?,
             Next::Expire => change(cx, &mut run, |record| record.expired(&turn)).await?,
@@ -95,16 +97,9 @@ async fn change(cx: &Context, run: &mut Loaded, transition: impl FnOnce(&mut Rec
     Ok(Step::Again)
 }
 
-/// Publishes the last event, which only the one who holds the run may do for the first time.
-async fn announce(cx: &Context, turn: &Turn, run: &mut Loaded) -> Result<Step, CallError> {
-    let mine = run
-        .record
-        .lease
-        .as_ref()
-        .is_some_and(|lease| lease.writer == turn.writer && until(cx.now(), lease.until) > cx.left());
-    if !mine {
-        return change(cx, run, |record| record.hold_to_announce(turn)).await;
-    }
+/// Publishes the last event. Nothing that comes after it is recorded before, so that events are published in their order;
+/// that two instances publish the same one does no harm.
+async fn announce(cx: &Context, run: &mut Loaded) -> Result<Step, CallError> {
     publish_last(cx, &run.record).await?;
     change(cx, run, Record::announced).await
 }
@@ -125,6 +120,10 @@ async fn look(cx: &Context, turn: &Turn, run: &mut Loaded) -> Result<Step, CallE
         // What was settled when the listing began is settled.
         Ok((Sighting::Absent, began)) => {
             changed.not_found(began, turn);
+            // A lease that is not used would have to be looked after again.
+            if cx.left() < LOOK_AND_SUBMISSION {
+                changed.release();
+            }
             None
         }
         Ok((Sighting::Earlier(operation), _)) => {
@@ -227,7 +226,7 @@ async fn take_in(cx: &Context, turn: &Turn, run: &mut Loaded, workflow: &Observa
     if older {
         return Ok(Step::Again);
     }
-    announce(cx, turn, run).await?;
+    announce(cx, run).await?;
     Ok(Step::Done)
 }
 
@@ -259,19 +258,26 @@ async fn refuse(
     }
 }
 
-/// Sees how far Dataproc is, and passes a cancel on. Neither waits for the other.
+/// Sees how far Dataproc is, passes a cancel on, and reads on about the jobs of a workflow that has ended: side by side.
 async fn follow(cx: &Context, turn: &Turn, run: &mut Loaded) -> Result<Step, CallError> {
     let name = run.record.operation.clone().unwrap_or_default();
+    let (run_id, step_count) = (run.record.run_id(), run.record.step_count);
     let mut changed = run.record.clone();
-    let unsent = changed.cancel.as_mut().filter(|cancel| !cancel.sent);
-    let (seen, cancelled) = join!(see(cx, &run.record, &name), async {
-        match unsent {
+    let Record { cancel, findings, .. } = &mut changed;
+    let pass_cancel_on = async {
+        match cancel.as_mut().filter(|cancel| !cancel.sent) {
             Some(cancel) => cx.dataproc.cancel(&name).await.map(|()| cancel.sent = true),
             None => Ok(()),
         }
-    });
+    };
+    let read_on = async {
+        if let Some(findings) = findings {
+            findings::list(cx, findings, run_id, step_count).await;
+        }
+    };
+    let (seen, cancelled, ()) = join!(see(cx, &run.record, &name), pass_cancel_on, read_on);
     if let Err(error) = cancelled {
-        warn!(run_id = %run.record.run_id(), %error, "cancel not sent");
+        warn!(%run_id, %error, "cancel not sent");
     }
     let cancel_sent = changed.cancel.as_ref().is_some_and(|cancel| cancel.sent);
     let newly_sent = cancel_sent && !run.record.cancel.as_ref().is_some_and(|cancel| cancel.sent);
@@ -304,7 +310,7 @@ async fn follow(cx: &Context, turn: &Turn, run: &mut Loaded) -> Result<Step, Cal
     }
     // It will not have progressed again within this event.
     if run.record.has_news() {
-        announce(cx, turn, run).await?;
+        announce(cx, run).await?;
     }
     Ok(Step::Done)
 }
@@ -334,16 +340,18 @@ async fn conclude(
     mut changed: Record,
     workflow: &Observation,
 ) -> Result<Step, CallError> {
-    let known = findings::read(cx, &mut changed, workflow).await;
-    if !known {
+    let run_id = changed.run_id();
+    let mut findings = changed.findings.take().unwrap_or_else(|| Findings { since: cx.now(), ..Findings::default() });
+    findings::list(cx, &mut findings, run_id, workflow.progress.steps.len()).await;
+    if !findings::complete(cx, &mut findings, run_id, workflow).await {
+        changed.findings = Some(findings);
         if changed.findings != run.record.findings {
             commit(cx, run, changed).await?;
         }
         return Ok(Step::Done);
     }
-    let jobs = changed.findings.take().unwrap_or_default().jobs;
     let evidence = Evidence {
-        jobs: &jobs,
+        jobs: &findings.jobs,
         cancel_sent: changed.cancel.as_ref().is_some_and(|cancel| cancel.sent),
         step_count: changed.step_count,
         request: &changed.request,

@@ -10,30 +10,26 @@ use futures::future::join_all;
 use gcloud_sdk::tonic::Code;
 use tokio::time::Instant;
 use tracing::warn;
+use uuid::Uuid;
 
 use crate::{
     context::Context,
     error::{CallError, Origin},
     outcome::{FAILED, JobFacts, Observation},
-    record::{Findings, Record},
+    record::Findings,
 };
 
 /// What must be left of the event: for the record of what was learnt, or of the end.
-const FOR_THE_RECORD: Duration = Duration::from_millis(2500);
+const FOR_THE_RECORD: Duration = Duration::from_millis(2250);
 /// So long the jobs are waited for; then the end is told without the details that could not be had.
 const LONGEST_READING: TimeDelta = TimeDelta::minutes(5);
 /// Of the jobs that the listing does not tell of, no more are asked for.
 const MOST_SINGLE_JOBS: usize = 16;
 
-/// Reads on. Says whether the run can end with what is known now.
-pub async fn read(cx: &Context, record: &mut Record, workflow: &Observation) -> bool {
-    let until = cx.deadline.checked_sub(FOR_THE_RECORD).unwrap_or(cx.deadline);
-    let run_id = record.run_id();
-    let steps = workflow.progress.steps.len();
-    let findings = record.findings.get_or_insert_with(|| Findings { since: cx.now(), ..Findings::default() });
-    if steps == 0 || findings.since + LONGEST_READING < cx.now() {
-        return true;
-    }
+/// Reads the listing of the run's jobs, from where the last event left it, as far as there is time. `steps` is how many
+/// jobs there are.
+pub async fn list(cx: &Context, findings: &mut Findings, run_id: Uuid, steps: usize) {
+    let until = until(cx);
     while !findings.listed && Instant::now() < until {
         match cx.dataproc.jobs(run_id, &findings.next_page, until).await {
             Ok(page) => {
@@ -46,17 +42,27 @@ pub async fn read(cx: &Context, record: &mut Record, workflow: &Observation) -> 
             }
             // A page's token is not valid for ever.
             Err(error) if error.code == Code::InvalidArgument && !findings.next_page.is_empty() => {
-                findings.next_page.clear();
-                return false;
+                return findings.next_page.clear();
             }
             Err(error) => {
                 warn!(%run_id, %error, "jobs not listed");
                 findings.listed = is_refused(&error);
-                if !findings.listed {
-                    return false;
-                }
+                return;
             }
         }
+    }
+}
+
+fn until(cx: &Context) -> Instant {
+    cx.deadline.checked_sub(FOR_THE_RECORD).unwrap_or(cx.deadline)
+}
+
+/// Asks for what the listing did not tell. Says whether the run can end with what is known now.
+pub async fn complete(cx: &Context, findings: &mut Findings, run_id: Uuid, workflow: &Observation) -> bool {
+    let until = until(cx);
+    let steps = workflow.progress.steps.len();
+    if steps == 0 || findings.since + LONGEST_READING < cx.now() {
+        return true;
     }
     if !findings.listed {
         return false;

@@ -42,8 +42,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(20);
 /// of submissions still shares one. Pings could tell, too, but a gRPC server ends a connection that sends many of them.
 const IDLE_LIMIT_FOR_ONCE: Duration = Duration::from_secs(1);
 /// How long a connection may be silent before a call over it is made again, side by side, over a fresh one. Either answer
-/// counts: so a connection that has died costs this much, and a service that is slow costs a second call.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// counts: so a connection that has died costs this much, and a service that is slower a second call.
+const PATIENCE: Duration = Duration::from_millis(1600);
 /// The same for a call that others overtake: the connection lives, and second calls would make an overload worse.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(2);
 /// Pauses before a call is repeated that the service has not begun.

@@ -194,9 +194,8 @@ impl Record {
         self.lease.iter_mut().for_each(|lease| lease.may_submit = true);
     }
 
-    /// Makes the writer the one who publishes the last event: until then no other instance may record what comes after
-    /// it, so that events are published in their order.
-    pub fn hold_to_announce(&mut self, turn: &Turn) {
+    /// Leaves the publication of the last event to the writer for a while, so that it is mostly published once.
+    fn hold_to_announce(&mut self, turn: &Turn) {
         self.hold(&turn.writer, after(turn.now, ANNOUNCE_LEASE));
     }
 
