@@ -4,6 +4,7 @@ server on Google's own Python types receives is compared with what Google's clie
 
 The cases are those of the corpus (its README: format, merge, forms) and others from parity_cases.py, made from the message
 descriptors with the client as the judge. Each case meets two functions, one with RULES=warn and one with RULES=enforce.
+Before them come LOADS, many requests at a time.
 
     python3 -m venv target/parity
     target/parity/bin/pip install google-cloud-dataproc==5.32.0 google-cloud-pubsub==2.44.0 google-cloud-storage==3.17.1
@@ -27,16 +28,19 @@ Outcome = collections.namedtuple("Outcome", "status sent metadata event")
 # --- The services and the functions ---------------------------------------------------------------------------------------
 
 
-def serve_dataproc(received):
-    """InstantiateInline on Google's types; every other method is UNIMPLEMENTED, for no case goes on after its submission."""
+def serve_dataproc(received, load):
+    """InstantiateInline on Google's types; every other method is UNIMPLEMENTED, for no case goes on after its submission.
+    `load` has the `pause` before each answer, the number of `threads`, and further `options` of the server."""
 
     def instantiate(request, context):
+        time.sleep(load.get("pause", 0))
         received.append((request, dict(context.invocation_metadata())))
         return operations_pb2.Operation(name=f"{request.parent}/operations/{uuid.uuid4()}")
 
     method = grpc.unary_unary_rpc_method_handler(
         instantiate, Request.pb().FromString, operations_pb2.Operation.SerializeToString)
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2), options=[("grpc.max_receive_message_length", 1 << 26)])
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(load.get("threads", 2)),
+                         options=[("grpc.max_receive_message_length", 1 << 26), *load.get("options", [])])
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(
         "google.cloud.dataproc.v1.WorkflowTemplateService", {"InstantiateInlineWorkflowTemplate": method})])
     port = server.add_insecure_port("127.0.0.1:0")
@@ -53,10 +57,9 @@ def free_port():
 class Function:
     """One process of the function, and the Dataproc that it talks to."""
 
-    def __init__(self, binary, region, rules, emulator, log, dataproc=None):
-        self.received, self.region, self.rules, self.dataproc = [], region, rules, dataproc
-        if not dataproc:
-            self.dataproc, self.server = serve_dataproc(self.received)
+    def __init__(self, binary, region, rules, emulator, log, load={}):
+        self.received, self.region, self.rules = [], region, rules
+        self.dataproc, self.server = serve_dataproc(self.received, load)
         self.port = free_port()
         self.process = subprocess.Popen([binary], stdout=log, stderr=log, env={
             "PORT": str(self.port), "GOOGLE_CLOUD_PROJECT": PROJECT, "REGION": region, "STAGING_BUCKET": BUCKET,
@@ -69,17 +72,21 @@ class Function:
         self.http = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
 
     def post(self, message_id, data):
-        """Sends a request as Eventarc does. Answers the status, and what reached Dataproc meanwhile."""
+        """Sends a request. Answers the status, and what reached Dataproc meanwhile."""
         self.received.clear()
+        return self.send(self.http, message_id, data), list(self.received)
+
+    def send(self, connection, message_id, data):
+        """Sends a request as Eventarc does. Answers the status."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         message = {"data": base64.b64encode(data).decode(), "messageId": message_id, "publishTime": now}
-        self.http.request("POST", "/", json.dumps({"message": message, "subscription": "s"}), {
+        connection.request("POST", "/", json.dumps({"message": message, "subscription": "s"}), {
             "content-type": "application/json", "ce-specversion": "1.0", "ce-id": message_id, "ce-time": now,
             "ce-source": f"//pubsub.googleapis.com/projects/{PROJECT}/topics/requests",
             "ce-type": "google.cloud.pubsub.topic.v1.messagePublished"})
-        response = self.http.getresponse()
+        response = connection.getresponse()
         response.read()
-        return response.status, list(self.received)
+        return response.status
 
 
 class World:
@@ -104,9 +111,9 @@ class World:
         subscribe(pubsub.Subscription(name=self.subscription, topic=f"projects/{PROJECT}/topics/responses"))
         self.arguments, self.log, self.functions, self.config, self.count = arguments, log, {}, None, 0
 
-    def function(self, region, rules):
+    def function(self, region, rules, load={}):
         if (region, rules) not in self.functions:
-            function = Function(self.arguments.function, region, rules, self.address, self.log)
+            function = Function(self.arguments.function, region, rules, self.address, self.log, load)
             self.stack.callback(function.process.kill)
             self.functions[region, rules] = function
         return self.functions[region, rules]
@@ -118,18 +125,21 @@ class World:
                                                         checksummed_data=storage.ChecksummedData(content=content))]))
             self.config = content
 
+    def pull(self):
+        """The messages of the response topic since the last time."""
+        answer = self.pull_call(pubsub.PullRequest(subscription=self.subscription, max_messages=1000), timeout=10)
+        ids = [message.ack_id for message in answer.received_messages]
+        if ids:
+            self.acknowledge(pubsub.AcknowledgeRequest(subscription=self.subscription, ack_ids=ids))
+        return [message.message for message in answer.received_messages]
+
     def run(self, region, rules, config, request):
         """A request's whole way: what was answered, what Dataproc received, and the event about it."""
         self.put_config(config)
         self.count += 1
         message_id = f"case-{self.count}"
         status, sent = self.function(region, rules).post(message_id, request)
-        answer = self.pull_call(pubsub.PullRequest(subscription=self.subscription, max_messages=100), timeout=10)
-        messages = answer.received_messages
-        if messages:
-            ids = [message.ack_id for message in messages]
-            self.acknowledge(pubsub.AcknowledgeRequest(subscription=self.subscription, ack_ids=ids))
-        events = [m.message for m in messages if m.message.attributes.get("ce-messageid") == message_id]
+        events = [message for message in self.pull() if message.attributes.get("ce-messageid") == message_id]
         if status != 204 or len(events) != 1 or len(sent) > 1:
             raise Deviation(f"status {status}, {len(events)} events, {len(sent)} workflows")
         event = json.loads(events[0].data) | {"type": events[0].attributes["ce-type"].rsplit(".", 1)[-1]}
@@ -201,6 +211,36 @@ def judge(world, case):
         check(without_differences_by_design(enforce.sent, enforce.event["run_id"]) == expected, "RULES=enforce differs")
 
 
+# --- Load -----------------------------------------------------------------------------------------------------------------
+
+# The server is gRPC's C core, as Google's own servers are. With its default limits it ends a connection that pings too often.
+LOADS = {
+    "a burst": (300, 0, {"threads": 64}),
+    "a burst that waits for streams": (300, 0, {"threads": 64, "options": [("grpc.max_concurrent_streams", 10)]}),
+    "a slow service": (60, 0.05, {"threads": 64, "pause": 2.5}),
+}
+
+
+def judge_load(world, number, requests, interval, load):
+    """Each of so many requests, with `interval` seconds between them, is acked, and its submission is answered, once."""
+    region = f"us-load{number}"
+    world.put_config(json.dumps({"default_cluster_config": {"cluster_name": "default", "config": {}}}).encode())
+    data = json.dumps({"jobs": [{"step_id": "one", "pyspark_job": {"main_python_file_uri": "gs://b/main.py"}}]}).encode()
+    function = world.function(region, "warn", load)
+
+    def send(number):
+        time.sleep(number * interval)
+        connection = http.client.HTTPConnection("127.0.0.1", function.port, timeout=30)
+        return function.send(connection, f"{region}-{number}", data)
+
+    with concurrent.futures.ThreadPoolExecutor(requests) as threads:
+        statuses = collections.Counter(threads.map(send, range(requests)))
+    runs = {request.request_id for request, _ in function.received}
+    kinds = collections.Counter(message.attributes["ce-type"].rsplit(".", 1)[-1] for message in world.pull())
+    check(statuses == {204: requests} and kinds == {"submitted": requests}, f"answered {dict(statuses)}, told {dict(kinds)}")
+    check(len(function.received) == len(runs) == requests, f"{len(function.received)} submissions of {len(runs)} runs")
+
+
 # --- Cases ----------------------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +279,15 @@ def main():
     with tempfile.TemporaryFile() as log:
         world = World(arguments, log)
         with world.stack:
+            for number, (name, (requests, interval, load)) in enumerate(LOADS.items()):
+                if arguments.only not in name:
+                    continue
+                try:
+                    judge_load(world, number, requests, interval, load)
+                    passed += 1
+                except (Deviation, OSError) as deviation:
+                    failed += 1
+                    print(f"{name}: {deviation}")
             for case in cases:
                 if arguments.only not in case["id"]:
                     continue
