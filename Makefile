@@ -77,7 +77,7 @@ test-chaos: ## minutes: 10,000 simulated schedules, then the binary killed at ra
 fuzz: ## mutated inputs for all that comes from outside, a minute for each target [FUZZ_SECONDS=60 FUZZ_SEED=7 FUZZ_INPUT=target/fuzz/...]
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(CARGO) test --locked -p inline-workflow --test fuzz -- --nocapture
 
-test-parity: ## compare with Google's Python client from outside, on the corpus and as many made cases (needs python3 and PyPI)
+test-parity: ## compare with Google's Python client from outside, on the corpus and as many made cases, and under load (needs python3 and PyPI)
 	$(CARGO) build --locked --bin function --bin emulator
 	python3 -m venv target/parity
 	target/parity/bin/pip install --quiet $(GOOGLE_CLIENTS)

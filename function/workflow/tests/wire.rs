@@ -8,13 +8,16 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use gcloud_sdk::{
     google::longrunning::{GetOperationRequest, Operation, operations_client::OperationsClient},
     tonic::{Code, Response},
 };
 use inline_workflow::{
+    dataproc::Dataproc,
     error::{CallError, Origin},
     google::{Io, Method, Reach, Repeat, SAFE_DEADLINE, Service, routed},
+    template,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
@@ -378,6 +381,18 @@ async fn an_answer_that_is_cut_off_is_no_answer() {
         let part = refusal[..length].to_vec();
         is_in_doubt(&format!("{length} bytes"), move |_| Do::WriteAndClose(part.clone())).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_submission_whose_operation_has_no_name_is_in_doubt() {
+    let server = Server::new(|_, stream| {
+        let empty = frame(DATA, 0, stream, b"\0\0\0\0\0");
+        Do::Write([began(stream), empty, status(stream, "0")].concat())
+    });
+    let dataproc = Dataproc::new(server.service(), "p", "r", Instant::now() + Duration::from_secs(8));
+    let request = template::instantiate_request("p", "r", Bytes::new(), uuid::Uuid::nil(), 1);
+    let error = dataproc.instantiate(&request, Duration::from_secs(4)).await.unwrap_err();
+    assert_eq!((error.code, error.origin, server.requests()), (Code::Unknown, Origin::Unknown, 1));
 }
 
 #[tokio::test(start_paused = true)]
