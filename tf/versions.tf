@@ -11,6 +11,7 @@ terraform {
       source  = "hashicorp/google-beta"
       version = ">= 7, < 9"
     }
+    # For time_sleep alone, which waits where Google's provider does not: README.md, "Waits".
     time = {
       source  = "hashicorp/time"
       version = ">= 0.9, < 1"
