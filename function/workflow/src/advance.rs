@@ -157,9 +157,10 @@ async fn submit(cx: &Context, turn: &Turn, run: &mut Loaded) -> Result<Step, Cal
     let record = &run.record;
     let now = cx.now();
     let lease_left = record.lease.as_ref().map_or(Duration::ZERO, |lease| until(now, lease.until));
-    let deadline = INSTANTIATE_DEADLINE
-        .min(lease_left.saturating_sub(LEASE_MARGIN))
-        .min(cx.left().saturating_sub(AFTER_SUBMISSION));
+    // Where calls are slow the call has all that is left, and the next event looks for what came of it.
+    let reserve = if cx.left() < 2 * AFTER_SUBMISSION { LEASE_MARGIN } else { AFTER_SUBMISSION };
+    let deadline =
+        INSTANTIATE_DEADLINE.min(lease_left.saturating_sub(LEASE_MARGIN)).min(cx.left().saturating_sub(reserve));
     if deadline < LEAST_SUBMISSION || cx.dataproc.submissions_are_paused() {
         // Nothing was submitted: the next one need not look.
         change(cx, run, Record::release).await?;
