@@ -36,8 +36,9 @@ pub struct Listing {
     pub began: Option<DateTime<Utc>>,
     pub workflows: Vec<Observation>,
     next_page: String,
-    /// In which event the last page was read.
-    complete: Option<Instant>,
+    complete: bool,
+    /// In which event it told all that was asked.
+    told: Option<Instant>,
     /// The earliest start seen, while each operation started before the one ahead of it.
     oldest: Option<DateTime<Utc>>,
     is_falling: bool,
@@ -51,7 +52,7 @@ pub struct Listing {
 
 impl Workflows {
     /// The workflows that started at `since` or later, as they were at [`Listing::began`] or later. A listing that an
-    /// earlier event began is continued; one that it completed is not used again.
+    /// earlier event began is continued; one that told that event all is not used again.
     ///
     /// # Errors
     /// The page that could not be read by `until`. The next event continues with it.
@@ -62,7 +63,7 @@ impl Workflows {
         until: Instant,
     ) -> Result<MutexGuard<'_, Listing>, CallError> {
         let mut listing = self.0.lock().await;
-        if listing.complete.is_some_and(|event| event != cx.deadline) {
+        if listing.told.is_some_and(|event| event != cx.deadline) {
             listing.restart();
         }
         let mut is_first = true;
@@ -79,7 +80,7 @@ impl Workflows {
                 Ok(page) => {
                     listing.began = Some(began);
                     listing.add(page.operations.iter().filter(|operation| !is_foreign(operation)).map(observe));
-                    listing.complete = page.next_page_token.is_empty().then_some(cx.deadline);
+                    listing.complete = page.next_page_token.is_empty();
                     listing.next_page = page.next_page_token;
                 }
                 Err(error) => {
@@ -92,19 +93,20 @@ impl Workflows {
             }
             is_first = false;
         }
+        listing.told = Some(cx.deadline);
         Ok(listing)
     }
 }
 
 impl Listing {
     fn restart(&mut self) {
-        let halvings = if self.complete.is_some() { 0 } else { self.halvings };
+        let halvings = if self.told.is_some() { 0 } else { self.halvings };
         *self = Listing { is_unfiltered: self.is_unfiltered, halvings, ..Listing::default() };
     }
 
     fn covers(&self, since: DateTime<Utc>) -> bool {
         let older = self.oldest.is_some_and(|oldest| oldest < since - CLOCK_MARGIN);
-        self.complete.is_some() || (self.is_falling && older)
+        self.complete || (self.is_falling && older)
     }
 
     fn add(&mut self, workflows: impl Iterator<Item = Observation>) {
