@@ -40,7 +40,8 @@ pub async fn bury(
 
 /// The record of a run that has a marker was deleted: the run cannot be followed, and whether its workflow ran is not
 /// known.
-pub async fn replace_deleted(cx: &Context, run_id: Uuid, marker: i64) -> Result<(), CallError> {
+/// `generation` is that of what took its place, 0 for nothing.
+pub async fn replace_deleted(cx: &Context, run_id: Uuid, generation: i64, marker: i64) -> Result<(), CallError> {
     error!(%run_id, "the record of an active run was deleted");
     let text = format!(
         "the run's record was deleted, and its outcome is unknown. Its jobs are those of: gcloud dataproc jobs list \
@@ -48,7 +49,7 @@ pub async fn replace_deleted(cx: &Context, run_id: Uuid, marker: i64) -> Result<
     );
     let failure = Failure::new(Code::DataLoss, text);
     let record = Record::lost(Correlation::of_run(run_id), failure, marker, cx.now());
-    put(cx, &record, 0, Some(marker)).await
+    put(cx, &record, generation, Some(marker)).await
 }
 
 /// Puts an ended record in the place of one that is lost, and publishes its end.

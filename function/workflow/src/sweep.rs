@@ -15,7 +15,7 @@ use crate::{
     error::CallError,
     identity::ClusterName,
     outcome::observe,
-    record::Correlation,
+    record::{Correlation, State},
     records::{self, Found, MARKERS},
     storage::Listed,
 };
@@ -168,7 +168,15 @@ async fn advance_one(
         *since = None;
         return Ok(());
     };
+    let is_orphan = |marker: &Listed| marker.created.is_some_and(|created| created + ORPHAN_AGE < cx.now());
     match records::load(cx, run_id).await? {
+        // A run that only a cancel tells of has no marker: the cancel came when the record was gone.
+        Found::Record(run) if run.record.state == State::Awaited => {
+            if is_orphan(&marker) {
+                replace_deleted(cx, run_id, run.generation, marker.generation).await?;
+                *since = None;
+            }
+        }
         Found::Record(run) => {
             *since = Some(run.record.recorded);
             let record = advance(cx, writer, *run, Some(marker.generation)).await?;
@@ -177,9 +185,8 @@ async fn advance_one(
             }
         }
         Found::Missing => {
-            let orphan = marker.created.is_some_and(|created| created + ORPHAN_AGE < cx.now());
-            if orphan {
-                replace_deleted(cx, run_id, marker.generation).await?;
+            if is_orphan(&marker) {
+                replace_deleted(cx, run_id, 0, marker.generation).await?;
                 *since = None;
             }
         }
