@@ -390,7 +390,7 @@ async fn a_submission_whose_operation_has_no_name_is_in_doubt() {
         Do::Write([began(stream), empty, status(stream, "0")].concat())
     });
     let dataproc = Dataproc::new(server.service(), "p", "r", Instant::now() + Duration::from_secs(8));
-    let request = template::instantiate_request("p", "r", Bytes::new(), uuid::Uuid::nil(), 1);
+    let request = template::instantiate_request("p", "r", Bytes::new(), "id".to_owned());
     let error = dataproc.instantiate(&request, Duration::from_secs(4)).await.unwrap_err();
     assert_eq!((error.code, error.origin, server.requests()), (Code::Unknown, Origin::Unknown, 1));
 }
