@@ -11,7 +11,7 @@ Before them come LOADS, many requests at a time.
     target/parity/bin/python .ci/parity.py --function target/debug/function --emulator target/debug/emulator \
         --corpus fixtures/corpus
 """
-import argparse, base64, collections, concurrent.futures, contextlib, http.client, json, pathlib, random, re, socket
+import argparse, base64, collections, concurrent.futures, contextlib, hashlib, http.client, json, pathlib, random, re, socket
 import subprocess, sys, tempfile, time, uuid
 
 import grpc
@@ -163,10 +163,13 @@ def without_differences_by_design(message, run_id):
     copy = Request.pb()()
     copy.CopyFrom(message)
     cluster = copy.template.placement.managed_cluster
-    tail = f"-{uuid.UUID(run_id).hex[:12]}-1"
-    check(re.fullmatch("[a-z][a-z0-9-]*", cluster.cluster_name) and cluster.cluster_name.endswith(tail)
+    # Both are derived from the deployment and the run.
+    region = message.parent.rsplit("/", 1)[-1]
+    key = hashlib.sha256(f"{PROJECT}/{region}/{BUCKET}".encode()).digest()[:16]
+    digits = base64.b32encode(bytes(a ^ b for a, b in zip(uuid.UUID(run_id).bytes, key))).decode().lower()[:20]
+    check(re.fullmatch("[a-z][a-z0-9-]*", cluster.cluster_name) and cluster.cluster_name.endswith(f"-{digits}-1")
           and len(cluster.cluster_name) <= 35, f"cluster_name {cluster.cluster_name}")
-    check(copy.request_id == run_id, f"request_id {copy.request_id}")
+    check(copy.request_id == str(uuid.uuid5(uuid.UUID(bytes=key), f"{run_id}/1")), f"request_id {copy.request_id}")
     for owner in [cluster, *copy.template.jobs]:
         check(owner.labels.pop("run_id", None) == run_id and owner.labels.pop("job_name", None) is not None,
               "labels of the run")

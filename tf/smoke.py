@@ -819,15 +819,18 @@ def sent_or_not(smoke, case):
 
 
 def workflows_of(smoke, started):
-    """The workflows whose cluster's name shows the run, as the function itself tells them."""
+    """The workflows whose cluster's name shows the run, as the function itself recognises them."""
+    names = [event.data.get("cluster", {}).get("name") for event in smoke.of(started.case)]
+    digits = next((found[0] for name in names if name and (found := re.findall(r"-[a-z2-7]{20}-", name))), None)
+    if digits is None:
+        return []
     try:
         _, operations = smoke.dataproc.operations("")
     except Trouble as trouble:
         smoke.troubles.append(str(trouble))
         return []
-    shown = uuid.UUID(started.run_id).hex[:12]
     return sorted(name for name, operation in operations.items()
-                  if shown in metadata(operation).get("clusterName", "")
+                  if digits in metadata(operation).get("clusterName", "")
                   and metadata(operation).get("@type", "").endswith(".WorkflowMetadata"))
 
 
