@@ -214,9 +214,9 @@ class Services:
         for one in listed.objects:
             read = self.read_object(self.of(storage.ReadObjectRequest, {"bucket": bucket, "object": one.name}))
             record = json.loads(b"".join(part.checksummed_data.content for part in read))
-            template = dataproc.WorkflowTemplate.pb().FromString(base64.b64decode(record["template"]))
-            run_id = one.name.removeprefix("runs/").removesuffix(".json")
-            found[run_id.replace("-", "")[:12]] = dict(template.placement.managed_cluster.labels)
+            cluster = dataproc.WorkflowTemplate.pb().FromString(base64.b64decode(record["template"])).placement.managed_cluster
+            # Without the attempt.
+            found[cluster.cluster_name.rsplit("-", 1)[0]] = dict(cluster.labels)
         return found
 
     # The audit log.
