@@ -1,53 +1,34 @@
-//! The function that GoogleCloudPlatform/functions-framework-conformance's client runs and talks to.
+//! The function that the client of GoogleCloudPlatform/functions-framework-conformance starts and sends events to.
 //!
-//! It writes what it received to `function_output.json` in the working directory, where the client reads it after each
-//! request: the event as a structured CloudEvent, or with signature `http` the request's body.
+//! It writes each event as a structured CloudEvent to `function_output.json` in the working directory. The client reads that
+//! file after each request.
 //!
 //! ```sh
-//! client -buildpacks=false -type=cloudevent -validate-mapping=false \
-//!   -cmd='env FUNCTION_SIGNATURE_TYPE=cloudevent target/debug/examples/conformance'
+//! client -buildpacks=false -type=cloudevent -validate-mapping=false -cmd=target/debug/examples/conformance
 //! ```
 
 use std::{env, fs, io};
 
-use bytes::Bytes;
 use cloudevents::Event;
-use functions_framework::{
-    DEFAULT_PORT, FUNCTION_SIGNATURE_TYPE, Failure, PORT, SignatureType, serve, serve_http, shutdown_signal,
-};
-use http::{Request, Response};
+use functions_framework::{Failure, serve, shutdown_signal};
 use tokio::net::TcpListener;
-
-const OUTPUT: &str = "function_output.json";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> io::Result<()> {
     let shutdown = shutdown_signal()?;
-    let port = env::var(PORT).map_or(Ok(DEFAULT_PORT), |port| port.parse()).map_err(io::Error::other)?;
-    let signature = env::var(FUNCTION_SIGNATURE_TYPE).map_or(Ok(SignatureType::default()), |name| name.parse());
+    let port = env::var("PORT").map_or(Ok(8080), |port| port.parse()).map_err(io::Error::other)?;
     let listener = TcpListener::bind(("0.0.0.0", port)).await?;
-    say_where(&listener)?;
-    match signature.map_err(io::Error::other)? {
-        SignatureType::Http => serve_http(listener, write_http, shutdown).await,
-        SignatureType::CloudEvent => serve(listener, write_cloud_event, shutdown).await,
-    }
+    print_address(&listener)?;
+    serve(listener, write, shutdown).await
 }
 
-#[expect(clippy::print_stderr, reason = "whoever starts this with PORT=0 learns the port from it")]
-fn say_where(listener: &TcpListener) -> io::Result<()> {
+#[expect(clippy::print_stderr, reason = "with PORT=0 this is how the test learns the port")]
+fn print_address(listener: &TcpListener) -> io::Result<()> {
     eprintln!("listening on {}", listener.local_addr()?);
     Ok(())
 }
 
-async fn write_http(request: Request<Bytes>) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::new());
-    if fs::write(OUTPUT, request.body()).is_err() {
-        *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
-    }
-    response
-}
-
-async fn write_cloud_event(event: Event) -> Result<(), Failure> {
+async fn write(event: Event) -> Result<(), Failure> {
     let event = serde_json::to_vec(&event).map_err(|_| Failure::Internal)?;
-    fs::write(OUTPUT, event).map_err(|_| Failure::Internal)
+    fs::write("function_output.json", event).map_err(|_| Failure::Internal)
 }

@@ -46,12 +46,12 @@ pub(crate) struct Reservation {
     permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Why a body was not taken.
+/// Why a body was not read.
 #[derive(Debug)]
-pub(crate) enum Refusal {
+pub(crate) enum ReadError {
     TooLarge,
     TooManyInFlight,
-    TooSlow,
+    TimedOut,
     Broken(hyper::Error),
 }
 
@@ -64,20 +64,20 @@ pub(crate) async fn read(
     mut body: Incoming,
     limits: &Limits,
     budget: &Arc<Semaphore>,
-) -> Result<(Bytes, Reservation), Refusal> {
+) -> Result<(Bytes, Reservation), ReadError> {
     let deadline = Instant::now() + limits.body_read;
-    let declared = usize::try_from(body.size_hint().lower()).map_err(|_| Refusal::TooLarge)?;
+    let declared = usize::try_from(body.size_hint().lower()).map_err(|_| ReadError::TooLarge)?;
     if declared > limits.body {
-        return Err(Refusal::TooLarge);
+        return Err(ReadError::TooLarge);
     }
     let mut reservation = Reservation { budget: budget.clone(), permit: None };
     reservation.grow_to(declared)?;
     let mut bytes = BytesMut::with_capacity(declared);
-    while let Some(frame) = timeout_at(deadline, body.frame()).await.map_err(|_| Refusal::TooSlow)? {
-        if let Ok(chunk) = frame.map_err(Refusal::Broken)?.into_data() {
+    while let Some(frame) = timeout_at(deadline, body.frame()).await.map_err(|_| ReadError::TimedOut)? {
+        if let Ok(chunk) = frame.map_err(ReadError::Broken)?.into_data() {
             let length = bytes.len() + chunk.len();
             if length > limits.body {
-                return Err(Refusal::TooLarge);
+                return Err(ReadError::TooLarge);
             }
             reservation.grow_to(length)?;
             bytes.extend_from_slice(&chunk);
@@ -87,10 +87,10 @@ pub(crate) async fn read(
 }
 
 impl Reservation {
-    fn grow_to(&mut self, bytes: usize) -> Result<(), Refusal> {
+    fn grow_to(&mut self, bytes: usize) -> Result<(), ReadError> {
         let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let missing = u32::try_from(bytes.saturating_sub(held)).map_err(|_| Refusal::TooManyInFlight)?;
-        let more = self.budget.clone().try_acquire_many_owned(missing).map_err(|_| Refusal::TooManyInFlight)?;
+        let missing = u32::try_from(bytes.saturating_sub(held)).map_err(|_| ReadError::TooManyInFlight)?;
+        let more = self.budget.clone().try_acquire_many_owned(missing).map_err(|_| ReadError::TooManyInFlight)?;
         match &mut self.permit {
             Some(permit) => permit.merge(more),
             None => self.permit = Some(more),

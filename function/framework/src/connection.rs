@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::body::Limits;
-use crate::request::Answer;
+use crate::request::ResponseBody;
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -33,22 +33,22 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a last answer to leave, and for an HTTP/2 client to say goodbye, once nothing is in flight on a closing connection.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// After a body was refused its rest is read and thrown away for so long, and so much of it, before the socket is closed:
+/// After a body was unread its rest is read and thrown away for so long, and so much of it, before the socket is closed:
 /// closing with unread bytes resets the connection, and the client may never see the answer.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 64 << 20;
 
 /// Serves requests until the client leaves, a clock runs out, or `stopped` changes and nothing is in flight any more.
-pub(crate) async fn run<S, F>(stream: TcpStream, limits: Limits, mut stopped: watch::Receiver<bool>, answer: S)
+pub(crate) async fn run<S, F>(stream: TcpStream, limits: Limits, mut stopped: watch::Receiver<bool>, respond: S)
 where
     S: Fn(Request<Incoming>, InFlight) -> F,
-    F: Future<Output = Response<Answer>> + Send + 'static,
+    F: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     let clock = Arc::new(Clock::new());
     let io = TokioIo::new(Watched { stream, clock: clock.clone(), linger: None });
     let service = service_fn(|request| {
-        let answering = answer(request, clock.begin());
-        async move { Ok::<_, Infallible>(answering.await) }
+        let responding = respond(request, clock.begin());
+        async move { Ok::<_, Infallible>(responding.await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // A sender that closes its half after the request still wants the answer.
@@ -97,7 +97,7 @@ struct Progress {
     served: bool,
     /// How much of the HTTP/2 preface has come; None once it is clear that it does not come.
     preface: Option<usize>,
-    refused: bool,
+    unread: bool,
 }
 
 /// A request in flight, from its head until its answer is handed over.
@@ -105,8 +105,8 @@ pub(crate) struct InFlight(Arc<Clock>);
 
 impl InFlight {
     /// The body of this request is not read: what is left of it must not reset the connection before the answer is read.
-    pub(crate) fn refuse(&self) {
-        self.0.progress().refused = true;
+    pub(crate) fn leave_unread(&self) {
+        self.0.progress().unread = true;
     }
 }
 
@@ -127,7 +127,7 @@ impl Clock {
             partial: None,
             served: false,
             preface: Some(0),
-            refused: false,
+            unread: false,
         }))
     }
 
@@ -176,7 +176,7 @@ impl Clock {
             return None;
         }
         Some(match (closing, progress.partial) {
-            (Some(closing), _) => progress.since.max(closing) + if progress.refused { LINGER } else { GOODBYE },
+            (Some(closing), _) => progress.since.max(closing) + if progress.unread { LINGER } else { GOODBYE },
             (None, Some(partial)) => partial + limits.header_read,
             (None, None) if progress.served || progress.is_http2() => progress.since + limits.idle,
             (None, None) => progress.since + limits.header_read,
@@ -197,7 +197,7 @@ impl Progress {
     }
 }
 
-/// The socket, telling the clock what is read, and lingering when it is closed on a refused body.
+/// The socket, telling the clock what is read, and lingering when it is closed on a unread body.
 struct Watched {
     stream: TcpStream,
     clock: Arc<Clock>,
@@ -250,7 +250,7 @@ impl AsyncWrite for Watched {
         let this = &mut *self;
         if this.linger.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-            if !this.clock.progress().refused {
+            if !this.clock.progress().unread {
                 return Poll::Ready(Ok(()));
             }
         }

@@ -2,9 +2,9 @@
 //!
 //! ```no_run
 //! # async fn start() -> std::io::Result<()> {
-//! use functions_framework::{DEFAULT_PORT, Failure, serve, shutdown_signal};
+//! use functions_framework::{Failure, serve, shutdown_signal};
 //!
-//! let listener = tokio::net::TcpListener::bind(("0.0.0.0", DEFAULT_PORT)).await?;
+//! let listener = tokio::net::TcpListener::bind(("0.0.0.0", 8080)).await?;
 //! let handler = |event: cloudevents::Event| async move {
 //!     drop(event);
 //!     Ok::<(), Failure>(())
@@ -17,7 +17,6 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | `signature` | the contract's environment variables and signature types |
 //! | `server` | accept, hand over to connections, drain on shutdown |
 //! | `connection` | one connection: HTTP/1 or h2c, and the clocks that keep silent clients from holding it |
 //! | `request` | one request: refuse, read the body, call the handler, catch its panic |
@@ -37,13 +36,11 @@ mod json;
 mod legacy;
 mod request;
 mod server;
-mod signature;
 mod status;
 mod trace;
 
 pub use body::Limits;
 pub use event::{MESSAGE_PUBLISHED, NotAnEvent, decode};
-pub use server::{serve, serve_http, serve_http_with, serve_with, shutdown_signal};
-pub use signature::{DEFAULT_PORT, FUNCTION_SIGNATURE_TYPE, PORT, SignatureType, UnknownSignatureType};
+pub use server::{serve, serve_with, shutdown_signal};
 pub use status::Failure;
 pub use trace::{TraceContext, trace_context};

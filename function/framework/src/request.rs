@@ -1,4 +1,4 @@
-//! One request, from its head to its answer.
+//! One request: reject it by its head, or read its body, decode its event and call the handler.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -8,6 +8,7 @@ use std::sync::{Arc, Once};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use cloudevents::Event;
 use futures::FutureExt;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
@@ -15,82 +16,102 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Semaphore;
 
-use crate::body::{self, Limits, Refusal};
+use crate::body::{self, Limits, ReadError};
 use crate::connection::InFlight;
-use crate::signature::SignatureType;
-use crate::{status, trace};
+use crate::status::{self, Failure};
+use crate::{event, trace};
 
-/// What all requests of a server have in common.
-pub(crate) struct Function<R> {
-    pub(crate) signature: SignatureType,
-    /// From a request that may be handled to its response.
-    pub(crate) respond: R,
+/// What the requests of a server share.
+pub(crate) struct Function<H> {
+    pub(crate) handler: H,
     pub(crate) limits: Limits,
+    /// [`body::budget`] of the limits.
     pub(crate) budget: Arc<Semaphore>,
 }
 
-/// Refuses, or reads the body and lets the function respond; a panic is answered, logged once and ends nothing else.
-pub(crate) async fn answer<R, F>(
-    function: Arc<Function<R>>,
+/// The response to a request. A panic of the handler is logged once, becomes a 500, and ends only this request.
+pub(crate) async fn respond<H, F, E>(
+    function: Arc<Function<H>>,
     request: Request<Incoming>,
     in_flight: InFlight,
-) -> Response<Answer>
+) -> Response<ResponseBody>
 where
-    R: Fn(Parts, Bytes) -> F,
-    F: Future<Output = Response<Bytes>>,
+    H: Fn(Event) -> F,
+    F: Future<Output = Result<(), E>>,
+    E: Into<Failure>,
 {
     let (head, body) = request.into_parts();
     let version = head.version;
-    // What is left of a body stands between an HTTP/1 connection and its next request; HTTP/2 resets only the stream.
+    // The rest of a body would be read as the next request of an HTTP/1 connection; HTTP/2 resets only the stream.
     let leave_unread = |response: Response<Bytes>| {
         if version > Version::HTTP_11 {
             return response;
         }
-        in_flight.refuse();
+        in_flight.leave_unread();
         status::closing(response)
     };
-    let response = if let Some(refusal) = refusal(function.signature, &head) {
-        if body.is_end_stream() { refusal } else { leave_unread(refusal) }
+    let response = if let Some(rejection) = rejection(&head) {
+        if body.is_end_stream() { rejection } else { leave_unread(rejection) }
     } else {
         let trace = trace::from_headers(&head.headers);
         let responding = async {
             match body::read(body, &function.limits, &function.budget).await {
-                Ok((body, _reservation)) => (function.respond)(head, body).await,
-                Err(refusal) => leave_unread(unread(&refusal)),
+                Ok((body, _reservation)) => handle(&function.handler, &head, body).await,
+                Err(error) => leave_unread(not_read(&error)),
             }
         };
-        trace::scope(trace, caught(responding)).await
+        trace::scope(trace, catch(responding)).await
     };
-    response.map(|body| Answer { body: Full::new(body), _in_flight: in_flight })
+    response.map(|body| ResponseBody { body: Full::new(body), _in_flight: in_flight })
 }
 
-/// What is refused by its head alone.
-fn refusal(signature: SignatureType, head: &Parts) -> Option<Response<Bytes>> {
-    // The contract keeps what browsers and crawlers ask for by themselves from reaching a function.
+/// The response to a request that is rejected by its head alone.
+fn rejection(head: &Parts) -> Option<Response<Bytes>> {
+    // The contract: what browsers and crawlers request on their own does not reach a function.
     if matches!(head.uri.path(), "/robots.txt" | "/favicon.ico") {
         return Some(status::plain(StatusCode::NOT_FOUND, "not found"));
     }
-    if signature == SignatureType::CloudEvent && head.method != Method::POST {
-        return Some(status::no_event("no event: events are sent with POST"));
+    if head.method != Method::POST {
+        return Some(status::not_an_event("not an event: events are sent with POST"));
     }
     None
 }
 
-fn unread(refusal: &Refusal) -> Response<Bytes> {
-    let (code, text) = match refusal {
-        Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"),
-        Refusal::TooManyInFlight => (StatusCode::TOO_MANY_REQUESTS, "too many bodies are in flight, try again"),
-        Refusal::TooSlow => (StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
-        Refusal::Broken(error) => {
+fn not_read(error: &ReadError) -> Response<Bytes> {
+    let (code, text) = match error {
+        ReadError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"),
+        ReadError::TooManyInFlight => (StatusCode::TOO_MANY_REQUESTS, "too many bodies are in flight, try again"),
+        ReadError::TimedOut => (StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
+        ReadError::Broken(error) => {
             tracing::debug!(error = %error, "body ended early");
             return status::plain(StatusCode::BAD_REQUEST, "the body could not be read");
         }
     };
-    tracing::warn!(status = code.as_u16(), "request refused: {text}");
+    tracing::warn!(status = code.as_u16(), "request rejected: {text}");
     status::plain(code, text)
 }
 
-async fn caught(responding: impl Future<Output = Response<Bytes>>) -> Response<Bytes> {
+async fn handle<H, F, E>(handler: &H, head: &Parts, body: Bytes) -> Response<Bytes>
+where
+    H: Fn(Event) -> F,
+    F: Future<Output = Result<(), E>>,
+    E: Into<Failure>,
+{
+    let event = match event::decode(head, body) {
+        Ok(event) => event,
+        Err(error) => {
+            tracing::warn!("request rejected: {error}");
+            return status::not_an_event(&error.to_string());
+        }
+    };
+    // Boxed, because the futures around it are moved several times before they are polled.
+    match Box::pin(handler(event)).await {
+        Ok(()) => status::handled(),
+        Err(error) => status::failed(error.into()),
+    }
+}
+
+async fn catch(responding: impl Future<Output = Response<Bytes>>) -> Response<Bytes> {
     match AssertUnwindSafe(responding).catch_unwind().await {
         Ok(response) => response,
         Err(payload) => {
@@ -103,15 +124,15 @@ async fn caught(responding: impl Future<Output = Response<Bytes>>) -> Response<B
 
 fn panic_text(payload: &(dyn Any + Send)) -> &str {
     let literal = payload.downcast_ref::<&str>().copied();
-    literal.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("(a value that is no text)")
+    literal.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("(the payload is not text)")
 }
 
 thread_local! {
     static PANIC_PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Keeps the default report off stderr for panics that [`caught`] logs: it would be a second line about the same thing, and
-/// one that no log reader understands.
+/// Silences the default report on stderr for panics that [`catch`] logs. It would be a second report of the same panic, in a
+/// format that log tools do not parse.
 pub(crate) fn report_panics_once() {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
@@ -126,13 +147,13 @@ pub(crate) fn report_panics_once() {
     });
 }
 
-/// A response's body; the request counts as in flight until it is handed over.
-pub(crate) struct Answer {
+/// A response's body. The request counts as in flight until the body is handed over.
+pub(crate) struct ResponseBody {
     body: Full<Bytes>,
     _in_flight: InFlight,
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
