@@ -9,7 +9,7 @@ use cloudevents::Event;
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
-use crate::event::{self, MESSAGE_PUBLISHED, NotAnEvent};
+use crate::decode::{self, MESSAGE_PUBLISHED, NotAnEvent};
 use crate::json::{self, Members};
 
 const EVENT_TYPES: [&str; 2] = ["google.pubsub.topic.publish", "providers/cloud.pubsub/eventTypes/topic.publish"];
@@ -81,7 +81,7 @@ fn published(id: String, topic: String, time: Option<String>, data: String) -> R
     ];
     let attributes: Map<_, _> =
         attributes.into_iter().filter_map(|(name, value)| Some((name.to_owned(), Value::String(value?)))).collect();
-    event::event(attributes, Some(json::data(data)))
+    decode::event(attributes, Some(json::data(data)))
 }
 
 /// Adds what a message of an event must have and this one has not.

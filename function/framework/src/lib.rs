@@ -22,7 +22,7 @@
 //! | `request` | one request: refuse, read the body, call the handler, catch its panic |
 //! | `body` | the limits on bodies |
 //! | `trace` | `traceparent` and `X-Cloud-Trace-Context` of the request being handled |
-//! | `event` | request -> CloudEvent, binary and structured mode |
+//! | `decode` | request -> CloudEvent, binary and structured mode |
 //! | `legacy` | legacy Pub/Sub events and raw push bodies -> CloudEvent |
 //! | `json` | JSON objects read member by member, however deep their values nest |
 //! | `status` | what a failure or a refusal is answered with |
@@ -31,7 +31,8 @@
 
 mod body;
 mod connection;
-mod event;
+mod decode;
+
 mod json;
 mod legacy;
 mod request;
@@ -40,7 +41,7 @@ mod status;
 mod trace;
 
 pub use body::Limits;
-pub use event::{MESSAGE_PUBLISHED, NotAnEvent, decode};
+pub use decode::{MESSAGE_PUBLISHED, NotAnEvent, decode};
 pub use server::{serve, serve_with, shutdown_signal};
 pub use status::Failure;
 pub use trace::{TraceContext, trace_context};

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use crate::body::{self, Limits, ReadError};
 use crate::connection::InFlight;
 use crate::status::{self, Failure};
-use crate::{event, trace};
+use crate::{decode, trace};
 
 /// What the requests of a server share.
 pub(crate) struct Function<H> {
@@ -97,7 +97,7 @@ where
     F: Future<Output = Result<(), E>>,
     E: Into<Failure>,
 {
-    let event = match event::decode(head, body) {
+    let event = match decode::decode(head, body) {
         Ok(event) => event,
         Err(error) => {
             tracing::warn!("request rejected: {error}");
