@@ -1,5 +1,5 @@
-//! Pub/Sub messages in the shapes that came before CloudEvents: legacy Cloud Functions events, with the context at the root
-//! or under `context`, and the body of a Pub/Sub push. Both become events of type [`MESSAGE_PUBLISHED`].
+//! Pub/Sub messages in the shapes that came before CloudEvents: the legacy event of Cloud Functions, with its context at the
+//! root or under `context`, and the body of a Pub/Sub push. Both become events of type [`MESSAGE_PUBLISHED`].
 //!
 //! The mapping is that of functions-framework-conformance (docs/mapping.md).
 
@@ -9,23 +9,23 @@ use cloudevents::Event;
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
-use crate::decode::{self, MESSAGE_PUBLISHED, NotAnEvent};
+use crate::event::{self, MESSAGE_PUBLISHED, NotAnEvent};
 use crate::json::{self, Members};
 
 const EVENT_TYPES: [&str; 2] = ["google.pubsub.topic.publish", "providers/cloud.pubsub/eventTypes/topic.publish"];
 
-/// The event of a JSON body without any CloudEvents attributes; `path` is the request's, it may name the topic.
+/// The event of a JSON body without CloudEvents attributes. The `path` of the request may name the topic.
 pub(crate) fn event(path: &str, body: Members<'_>) -> Result<Event, NotAnEvent> {
-    let context = body.get("context").map(|context| inner(context)).unwrap_or_default();
+    let context = body.get("context").map(|context| members_or_empty(context)).unwrap_or_default();
     let context_field = |name: &str| context.get(name).or_else(|| body.get(name));
     let event_type = context_field("eventType").and_then(|text| json::string(text));
-    let message = body.get("message").map(|message| inner(message)).unwrap_or_default();
+    let message = body.get("message").map(|message| members_or_empty(message)).unwrap_or_default();
     match event_type.as_deref() {
         Some(event_type) if EVENT_TYPES.contains(&event_type) => {
             let id = context_field("eventId").and_then(|text| json::id(text));
             let time = context_field("timestamp").and_then(|text| json::string(text));
             let resource = context_field("resource").and_then(|text| resource_name(text));
-            background(path, body.get("data").map(Cow::as_ref), id, time, resource)
+            legacy_event(path, body.get("data").map(Cow::as_ref), id, time, resource)
         }
         _ if message_id(&message).is_some() => push(path, &body, message),
         Some(_) => Err(NotAnEvent::new("of the legacy event types only Pub/Sub's topic.publish is supported")),
@@ -36,8 +36,8 @@ pub(crate) fn event(path: &str, body: Members<'_>) -> Result<Event, NotAnEvent> 
     }
 }
 
-/// A legacy event: its data is the message, its context holds the message's id and time.
-fn background(
+/// The data of a legacy event is the message. Its context holds the message's id and time.
+fn legacy_event(
     path: &str,
     data: Option<&str>,
     id: Option<String>,
@@ -52,12 +52,12 @@ fn background(
     if let Some(message) = &mut message {
         complete(message, &id, time.as_deref());
     }
-    // What is no object is passed on as it is; the event's own id tells which message it was.
+    // Data that is not an object is passed on as it is. The event's id still identifies the message.
     let message = message.map_or_else(|| data.to_owned(), |message| json::object(&message));
     published(id, resource.unwrap_or_else(|| topic(path)), time, format!("{{\"message\":{message}}}"))
 }
 
-/// The body of a push: all of it is the event's data.
+/// The whole body of a push is the event's data.
 fn push(path: &str, body: &Members<'_>, mut message: Members<'_>) -> Result<Event, NotAnEvent> {
     let id = message_id(&message).unwrap_or_default();
     let time =
@@ -81,10 +81,10 @@ fn published(id: String, topic: String, time: Option<String>, data: String) -> R
     ];
     let attributes: Map<_, _> =
         attributes.into_iter().filter_map(|(name, value)| Some((name.to_owned(), Value::String(value?)))).collect();
-    decode::event(attributes, Some(json::data(data)))
+    event::from_attributes(attributes, Some(json::data(data)))
 }
 
-/// Adds what a message of an event must have and this one has not.
+/// Adds the id and the time to a message that lacks them.
 fn complete(message: &mut Members<'_>, id: &str, time: Option<&str>) {
     if message.get("messageId").is_none_or(|text| json::id(text).is_none()) {
         message.insert("messageId".into(), Cow::Owned(json::quote(id)));
@@ -100,15 +100,15 @@ fn message_id(message: &Members<'_>) -> Option<String> {
     ["messageId", "message_id"].iter().find_map(|name| message.get(*name).and_then(|text| json::id(text)))
 }
 
-/// A context's resource is a name, or an object that has one.
+/// The resource of a context is a name, or an object with a name.
 fn resource_name(text: &str) -> Option<String> {
     json::string(text)
-        .or_else(|| inner(text).get("name").and_then(|name| json::string(name)))
+        .or_else(|| members_or_empty(text).get("name").and_then(|name| json::string(name)))
         .filter(|name| !name.is_empty())
 }
 
-/// `projects/P/topics/T` of a request's path; a push body does not name its topic, so operators put it there.
-/// Without it the topic is empty, as in functions-framework-go, -nodejs and -python: no name is invented.
+/// `projects/P/topics/T` in the path of a request. A push body does not name its topic, so operators put it into the path of
+/// the push endpoint. Otherwise the topic is empty, as in functions-framework-go, -nodejs and -python.
 fn topic(path: &str) -> String {
     let segments: Vec<&str> = path.split('/').collect();
     let named =
@@ -116,21 +116,10 @@ fn topic(path: &str) -> String {
     named.map(|segments| percent_decode_str(&segments.join("/")).decode_utf8_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The members of an object; none if it is something else.
-fn inner(text: &str) -> Members<'_> {
+/// The members of an object; empty for any other value.
+fn members_or_empty(text: &str) -> Members<'_> {
     json::members(text).unwrap_or_default()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_topic_comes_from_the_path() {
-        assert_eq!(topic("/projects/p/topics/t"), "projects/p/topics/t");
-        assert_eq!(topic("/push/projects/p/topics/a%2Bb/more"), "projects/p/topics/a+b");
-        for path in ["", "/", "/projects/p", "/projects//topics/t", "/projects/p/topics/", "/topics/t"] {
-            assert_eq!(topic(path), "", "{path}");
-        }
-    }
-}
+mod tests;

@@ -32,6 +32,7 @@
 mod body;
 mod connection;
 mod decode;
+mod event;
 
 mod json;
 mod legacy;
@@ -41,7 +42,8 @@ mod status;
 mod trace;
 
 pub use body::Limits;
-pub use decode::{MESSAGE_PUBLISHED, NotAnEvent, decode};
+pub use decode::decode;
+pub use event::NotAnEvent;
 pub use server::{serve, serve_with, shutdown_signal};
 pub use status::Failure;
 pub use trace::{TraceContext, trace_context};

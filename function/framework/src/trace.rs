@@ -4,14 +4,14 @@ use std::future::Future;
 
 use http::HeaderMap;
 
-/// Where the request being handled stands in its caller's trace.
+/// The place of a request in its caller's trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     /// 32 lower-case hex digits.
     pub trace_id: String,
-    /// 16 lower-case hex digits; `X-Cloud-Trace-Context` may come without a span.
+    /// 16 lower-case hex digits. `X-Cloud-Trace-Context` may lack it.
     pub span_id: Option<String>,
-    /// The caller records this trace.
+    /// Whether the caller records this trace.
     pub sampled: bool,
 }
 
@@ -21,21 +21,22 @@ tokio::task_local! {
 
 /// The trace context of the request being handled: from `traceparent`, else from `X-Cloud-Trace-Context`.
 ///
-/// None outside of a handler, in tasks that a handler spawned, and for requests without a legible context.
+/// None outside a handler, in tasks that a handler spawned, and for requests without a well-formed context.
 pub fn trace_context() -> Option<TraceContext> {
     CURRENT.try_with(Clone::clone).ok().flatten()
 }
 
-/// Whether the running code belongs to a handler.
+/// Whether the running code is called by a handler.
 pub(crate) fn in_handler() -> bool {
     CURRENT.try_with(|_| ()).is_ok()
 }
 
+/// Runs `handling` with this trace as its [`trace_context`].
 pub(crate) async fn scope<F: Future>(trace: Option<TraceContext>, handling: F) -> F::Output {
     CURRENT.scope(trace, handling).await
 }
 
-/// Malformed contexts are ignored: a trace is no reason to lose an event.
+/// The context in a request's headers. A malformed one is ignored, because an event must not be lost over a trace.
 pub(crate) fn from_headers(headers: &HeaderMap) -> Option<TraceContext> {
     let single = |name| {
         let mut values = headers.get_all(name).iter();
@@ -75,7 +76,7 @@ fn cloud_trace_context(value: &str) -> Option<TraceContext> {
         Some(_) => return None,
         None => 0,
     };
-    // A span of zero is the root's way to say that there is none.
+    // A span id of zero means that there is no span.
     let span_id = (span != 0).then(|| format!("{span:016x}"));
     Some(TraceContext { trace_id, span_id, sampled: options & 1 == 1 })
 }
@@ -85,93 +86,10 @@ fn hex(field: &str, length: usize) -> Option<String> {
     legal.then(|| field.to_owned())
 }
 
-/// An id of zeros stands for none.
+/// An id of zeros means that there is no id.
 fn id(field: &str, length: usize) -> Option<String> {
     hex(field, length).filter(|id| id.bytes().any(|b| b != b'0'))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-
-    fn read(headers: &[(&'static str, &str)]) -> Option<TraceContext> {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.append(*name, value.parse().unwrap());
-        }
-        from_headers(&map)
-    }
-
-    fn expected(span: Option<&str>, sampled: bool) -> Option<TraceContext> {
-        Some(TraceContext { trace_id: TRACE.into(), span_id: span.map(str::to_owned), sampled })
-    }
-
-    #[test]
-    fn traceparent_is_read() {
-        let span = Some("00f067aa0ba902b7");
-        assert_eq!(read(&[("traceparent", &format!("00-{TRACE}-00f067aa0ba902b7-01"))]), expected(span, true));
-        assert_eq!(read(&[("traceparent", &format!("00-{TRACE}-00f067aa0ba902b7-02"))]), expected(span, false));
-        assert_eq!(read(&[("traceparent", &format!("cc-{TRACE}-00f067aa0ba902b7-03-later"))]), expected(span, true));
-    }
-
-    #[test]
-    fn cloud_trace_context_is_read() {
-        let header = |value: String| read(&[("x-cloud-trace-context", &value)]);
-        assert_eq!(header(format!("{TRACE}/67667974448284343;o=1")), expected(Some("00f067aa0ba902b7"), true));
-        assert_eq!(header(format!("{TRACE}/67667974448284343;o=0")), expected(Some("00f067aa0ba902b7"), false));
-        assert_eq!(header(format!("{TRACE}/18446744073709551615")), expected(Some("ffffffffffffffff"), false));
-        assert_eq!(header(format!("{}/0;o=1", TRACE.to_uppercase())), expected(None, true));
-        assert_eq!(header(TRACE.into()), expected(None, false));
-    }
-
-    #[test]
-    fn malformed_contexts_are_ignored() {
-        let zeros = "0".repeat(32);
-        for value in [
-            String::new(),
-            "00".into(),
-            format!("ff-{TRACE}-00f067aa0ba902b7-01"),
-            format!("00-{zeros}-00f067aa0ba902b7-01"),
-            format!("00-{TRACE}-0000000000000000-01"),
-            format!("00-{TRACE}-00f067aa0ba902b7-01-more"),
-            format!("00-{TRACE}-00f067aa0ba902b7-1"),
-            format!("00-{}-00f067aa0ba902b7-01", TRACE.to_uppercase()),
-            format!("00-{TRACE}-00f067aa0ba902b7"),
-        ] {
-            assert_eq!(read(&[("traceparent", &value)]), None, "{value}");
-        }
-        for value in [
-            String::new(),
-            "abc/1;o=1".into(),
-            format!("{zeros}/1;o=1"),
-            format!("{TRACE}/;o=1"),
-            format!("{TRACE}/+1;o=1"),
-            format!("{TRACE}/18446744073709551616;o=1"),
-            format!("{TRACE}/1;p=1"),
-            format!("{TRACE}/1;o=yes"),
-        ] {
-            assert_eq!(read(&[("x-cloud-trace-context", &value)]), None, "{value}");
-        }
-    }
-
-    #[test]
-    fn a_legible_traceparent_comes_first_and_a_malformed_one_gives_way() {
-        let cloud = format!("{TRACE}/1;o=1");
-        let other = "11111111111111111111111111111111";
-        let both =
-            read(&[("traceparent", &format!("00-{other}-00f067aa0ba902b7-00")), ("x-cloud-trace-context", &cloud)]);
-        assert_eq!(both.unwrap().trace_id, other);
-        let fallback = read(&[("traceparent", "00-nonsense"), ("x-cloud-trace-context", &cloud)]);
-        assert_eq!(fallback, expected(Some("0000000000000001"), true));
-        let twice = format!("00-{TRACE}-00f067aa0ba902b7-01");
-        assert_eq!(read(&[("traceparent", &twice), ("traceparent", &twice)]), None);
-    }
-
-    #[test]
-    fn outside_of_a_handler_there_is_no_context() {
-        assert_eq!(trace_context(), None);
-        assert!(!in_handler());
-    }
-}
+mod tests;

@@ -7,9 +7,11 @@ use std::{fs, str};
 
 use bytes::Bytes;
 use cloudevents::{AttributesReader, Data, Event, event::ExtensionValue};
-use functions_framework::{MESSAGE_PUBLISHED, decode};
+use functions_framework::decode;
 use http::Request;
 use serde_json::{Value, json};
+
+const MESSAGE_PUBLISHED: &str = "google.cloud.pubsub.topic.v1.messagePublished";
 
 type Headers<'a> = &'a [(&'a str, &'a str)];
 
@@ -296,9 +298,9 @@ fn what_is_no_event_is_refused_with_a_reason() {
 
     refused(read(&[JSON], ""), "empty");
     for body in ["{\"secret\"", "secret", "[1]", "\"secret\"", "{\"message\":{\"messageId\":\"1\"}", "\u{0}\u{1}"] {
-        refused(read(&[JSON], body), "no JSON object");
+        refused(read(&[JSON], body), "not a JSON object");
     }
-    refused(read(&[], &b"\xff\xfe\x00"[..]), "no JSON object");
+    refused(read(&[], &b"\xff\xfe\x00"[..]), "not a JSON object");
     refused(read(&[JSON], "{}"), "neither");
     refused(read(&[JSON], r#"{"message":{"data":"secret"},"subscription":"s"}"#), "messageId");
     refused(read(&[JSON], r#"{"message":"secret","subscription":"s"}"#), "messageId");

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use cloudevents::Event;
-use functions_framework::{Failure, Limits, MESSAGE_PUBLISHED, serve_with};
+use functions_framework::{Failure, Limits, serve_with};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
@@ -18,6 +18,8 @@ use tokio::task::JoinHandle;
 
 /// Ends a test that would hang; far beyond every limit that the tests set.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+pub const MESSAGE_PUBLISHED: &str = "google.cloud.pubsub.topic.v1.messagePublished";
 
 pub struct Server {
     pub address: SocketAddr,
