@@ -13,37 +13,41 @@
 //! # }
 //! ```
 //!
-//! In the order in which a request flows:
+//! The modules, in the order in which a request passes through them. Each uses only modules below it:
 //!
-//! | module | what lives there |
+//! | module | contents |
 //! |---|---|
-//! | `server` | accept, hand over to connections, drain on shutdown |
-//! | `connection` | one connection: HTTP/1 or h2c, and the clocks that keep silent clients from holding it |
-//! | `request` | one request: refuse, read the body, call the handler, catch its panic |
-//! | `body` | the limits on bodies |
-//! | `trace` | `traceparent` and `X-Cloud-Trace-Context` of the request being handled |
-//! | `decode` | request -> CloudEvent, binary and structured mode |
-//! | `legacy` | legacy Pub/Sub events and raw push bodies -> CloudEvent |
+//! | `server` | accepts connections, and waits for requests in flight at the shutdown |
+//! | `connection` | one connection: HTTP/1 or h2c, closed when its client falls silent |
+//! | `request` | one request: reject it by its head, or read its body, decode its event and call the handler |
+//! | `activity` | what has happened on a connection, and the deadline that follows from it |
+//! | `body` | reads a body within the limits |
+//! | `limits` | the limits on bodies and connections, and their default values |
+//! | `trace` | the `traceparent` or `X-Cloud-Trace-Context` of the request that is being handled |
+//! | `decode` | the event of a request, in binary or structured mode |
+//! | `legacy` | the event of a legacy Pub/Sub event or of a Pub/Sub push body |
+//! | `event` | an event, made of its attributes and its data |
 //! | `json` | JSON objects read member by member, however deep their values nest |
-//! | `status` | what a failure or a refusal is answered with |
+//! | `status` | the responses: what the sender is told about a failure or a rejected request |
 //!
-//! Nothing here knows what the handler does, and HTTP status codes appear nowhere else.
+//! The framework does not know what the handler does, and HTTP status codes appear only here.
 
+mod activity;
 mod body;
 mod connection;
 mod decode;
 mod event;
-
 mod json;
 mod legacy;
+mod limits;
 mod request;
 mod server;
 mod status;
 mod trace;
 
-pub use body::Limits;
 pub use decode::decode;
 pub use event::NotAnEvent;
+pub use limits::Limits;
 pub use server::{serve, serve_with, shutdown_signal};
 pub use status::Failure;
 pub use trace::{TraceContext, trace_context};

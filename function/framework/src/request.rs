@@ -3,23 +3,22 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
-use std::pin::Pin;
 use std::sync::{Arc, Once};
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use cloudevents::Event;
 use futures::FutureExt;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
-use http_body_util::Full;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Incoming};
 use tokio::sync::Semaphore;
 
-use crate::body::{self, Limits, ReadError};
-use crate::connection::InFlight;
+use crate::activity::{InFlight, ResponseBody};
+use crate::body::{self, ReadError};
+use crate::decode::decode;
+use crate::limits::Limits;
 use crate::status::{self, Failure};
-use crate::{decode, trace};
+use crate::trace;
 
 /// What the requests of a server share.
 pub(crate) struct Function<H> {
@@ -47,7 +46,7 @@ where
         if version > Version::HTTP_11 {
             return response;
         }
-        in_flight.leave_unread();
+        in_flight.leave_body_unread();
         status::closing(response)
     };
     let response = if let Some(rejection) = rejection(&head) {
@@ -62,7 +61,7 @@ where
         };
         trace::scope(trace, catch(responding)).await
     };
-    response.map(|body| ResponseBody { body: Full::new(body), _in_flight: in_flight })
+    in_flight.until_sent(response)
 }
 
 /// The response to a request that is rejected by its head alone.
@@ -97,7 +96,7 @@ where
     F: Future<Output = Result<(), E>>,
     E: Into<Failure>,
 {
-    let event = match decode::decode(head, body) {
+    let event = match decode(head, body) {
         Ok(event) => event,
         Err(error) => {
             tracing::warn!("request rejected: {error}");
@@ -145,27 +144,4 @@ pub(crate) fn report_panics_once() {
             }
         }));
     });
-}
-
-/// A response's body. The request counts as in flight until the body is handed over.
-pub(crate) struct ResponseBody {
-    body: Full<Bytes>,
-    _in_flight: InFlight,
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }

@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::body::{self, Limits};
-use crate::connection;
+use crate::limits::Limits;
 use crate::request::{self, Function};
 use crate::status::Failure;
+use crate::{body, connection};
 
 /// The pause after an accept that failed for lack of descriptors or memory. Connections that end in the meantime free some.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
