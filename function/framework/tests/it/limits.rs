@@ -1,8 +1,4 @@
-//! Bodies too large, too many, too slow; clients that fall silent. Limits are small, so that nobody waits long.
-
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
-
-mod wire;
+//! Bodies too large, too many, too slow; clients that fall silent. The limits are small, so that the tests are fast.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -12,7 +8,7 @@ use std::time::Duration;
 use functions_framework::{Failure, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use wire::{Connection, Gated, ce, gated, message, message_of, start, within};
+use crate::wire::{Connection, Gated, ce, gated, message, message_of, start, within};
 
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -28,7 +24,7 @@ fn small() -> Limits {
 }
 
 #[tokio::test]
-async fn a_body_up_to_the_limit_is_taken() {
+async fn a_body_up_to_the_limit_is_accepted() {
     let server = start(small(), fine).await;
     assert_eq!(server.ask(&message_of("1", &[b' '; 1000])).await.status, 204);
     let response = server.ask(&message_of("1", &[b' '; 1001])).await;
@@ -43,12 +39,12 @@ async fn the_default_limit_is_16_mib() {
     assert_eq!(
         server.ask(&message_of("1", &vec![b' '; (16 << 20) + 1])).await.status,
         413,
-        "sent to its end, then read"
+        "the client reads the response after it has sent the whole body"
     );
 }
 
 #[tokio::test]
-async fn a_declared_length_is_refused_before_the_body_comes() {
+async fn a_declared_length_is_rejected_before_the_body_arrives() {
     let server = start(Limits::default(), fine).await;
     for expect in ["", "expect: 100-continue\r\n"] {
         let mut connection = server.connect().await;
@@ -61,7 +57,7 @@ async fn a_declared_length_is_refused_before_the_body_comes() {
 }
 
 #[tokio::test]
-async fn an_undeclared_length_is_refused_when_it_is_too_much() {
+async fn an_undeclared_length_is_rejected_once_it_exceeds_the_limit() {
     let server = start(small(), fine).await;
     let mut connection = server.connect().await;
     connection
@@ -87,12 +83,12 @@ async fn bodies_in_flight_are_limited_until_their_handlers_end() {
     second.send(&message_of("2", &[b' '; 1000])).await;
     within(begun.acquire_many(2)).await.unwrap().forget();
 
-    let refused = server.ask(&message_of("3", &[b' '; 501])).await;
-    assert_eq!((refused.status, refused.text()), (429, "too many bodies are in flight, try again\n"));
-    assert_eq!((refused.header("x-google-status"), refused.header("connection")), (None, Some("close")));
+    let rejected = server.ask(&message_of("3", &[b' '; 501])).await;
+    assert_eq!((rejected.status, rejected.text()), (429, "too many bodies are in flight, try again\n"));
+    assert_eq!((rejected.header("x-google-status"), rejected.header("connection")), (None, Some("close")));
     let chunked = format!("POST / HTTP/1.1\r\nhost: t\r\n{}transfer-encoding: chunked\r\n\r\n1f5\r\n", ce("4"));
-    let refused = server.ask(&[chunked.as_bytes(), &[b' '; 501], b"\r\n0\r\n\r\n"].concat()).await;
-    assert_eq!(refused.status, 429, "undeclared, too");
+    let rejected = server.ask(&[chunked.as_bytes(), &[b' '; 501], b"\r\n0\r\n\r\n"].concat()).await;
+    assert_eq!(rejected.status, 429, "undeclared as well");
 
     let mut third = server.connect().await;
     third.send(&message_of("5", &[b' '; 500])).await;
@@ -106,18 +102,18 @@ async fn bodies_in_flight_are_limited_until_their_handlers_end() {
 }
 
 #[tokio::test]
-async fn a_declared_body_is_reserved_before_it_comes_and_given_back_when_its_client_leaves() {
+async fn a_declared_body_is_reserved_before_it_arrives_and_released_when_its_client_leaves() {
     let server = start(Limits { bodies_in_flight: 1000, ..small() }, fine).await;
     let mut slow = server.connect().await;
     slow.send(&message_of("1", &[b' '; 1000])[..200]).await;
-    // The server has read the head when it refuses the next one.
+    // Once the server rejects the next request, it has read the head of this one.
     while server.ask(&message_of("2", &[b' '; 1000])).await.status != 429 {}
     drop(slow);
     while server.ask(&message_of("3", &[b' '; 1000])).await.status != 204 {}
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_given_up() {
+async fn a_body_that_does_not_arrive_times_out() {
     let server = start(Limits { body_read: SHORT, ..small() }, fine).await;
     let mut connection = server.connect().await;
     connection.send(&message_of("1", &[b' '; 1000])[..400]).await;
@@ -140,18 +136,18 @@ async fn silent_clients_are_closed() {
     let ends = starts.iter().map(async |start| {
         let mut connection = server.connect().await;
         connection.send(start).await;
-        // HTTP/2 says a few words; what counts is that the connection ends.
-        let mut words = Vec::new();
-        if let Err(error) = within(connection.stream.read_to_end(&mut words)).await {
+        // HTTP/2 sends some frames; what counts is that the connection ends.
+        let mut received = Vec::new();
+        if let Err(error) = within(connection.stream.read_to_end(&mut received)).await {
             assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         }
-        assert!(!words.starts_with(b"HTTP/1.1 2"), "{start:?}");
+        assert!(!received.starts_with(b"HTTP/1.1 2"), "{start:?}");
     });
     futures::future::join_all(ends).await;
 }
 
 #[tokio::test]
-async fn a_head_that_trickles_is_given_up() {
+async fn a_head_that_trickles_times_out() {
     let server = start(Limits { header_read: SHORT, ..Limits::default() }, fine).await;
     let mut connection = server.connect().await;
     // Each byte is progress, but the head has one deadline.
@@ -164,18 +160,18 @@ async fn a_head_that_trickles_is_given_up() {
 }
 
 #[tokio::test]
-async fn an_http2_stream_that_falls_silent_is_given_up() {
+async fn an_http2_stream_that_falls_silent_times_out() {
     let server = start(Limits { body_read: SHORT, idle: SHORT, ..small() }, fine).await;
     let mut connection = server.connect().await;
     connection.send(H2_PREFACE).await;
     connection.send(EMPTY_SETTINGS).await;
     // HEADERS of stream 1 with END_HEADERS and not END_STREAM: `:method: POST`, `:scheme: http`, `:path: /` of HPACK's
-    // static table, and no body ever.
+    // static table, and the body never follows.
     connection.send(&[0, 0, 3, 1, 4, 0, 0, 0, 1, 0x83, 0x86, 0x84]).await;
-    let mut answer = Vec::new();
-    drop(within(connection.stream.read_to_end(&mut answer)).await);
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    assert!(answer.contains("the body did not arrive in time"), "{answer:?}");
+    let mut response = Vec::new();
+    drop(within(connection.stream.read_to_end(&mut response)).await);
+    let response = String::from_utf8_lossy(&response).into_owned();
+    assert!(response.contains("the body did not arrive in time"), "{response:?}");
 }
 
 #[tokio::test]
@@ -187,7 +183,7 @@ async fn a_connection_may_wait_longer_for_its_next_request_than_for_its_first() 
         assert_eq!(connection.response().await.status, 204);
         tokio::time::sleep(SHORT * 3).await;
     }
-    // A part of a further head starts the clock again.
+    // The first byte of another head starts its timeout.
     connection.send(b"POST").await;
     connection.closed().await;
 }

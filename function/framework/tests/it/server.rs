@@ -1,9 +1,5 @@
 //! Requests over real sockets: statuses, panics, HTTP/1 and HTTP/2, traces, concurrency, shutdown.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
-
-mod wire;
-
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
@@ -20,7 +16,7 @@ use tokio::sync::Barrier;
 use tracing::field::{Field, Visit};
 use tracing::{Level, Metadata, span};
 
-use wire::{Gated, Server, ce, gated, message, post, start, start_with, within};
+use crate::wire::{Gated, Server, ce, gated, message, post, start, start_with, within};
 
 async fn by_id(event: Event) -> Result<(), Failure> {
     match event.id() {
@@ -45,13 +41,13 @@ async fn results_become_statuses() {
         let response = server.ask(&message(id)).await;
         assert_eq!((response.status, response.header("x-google-status")), (status, mark), "{id}");
         assert_eq!(response.body.is_empty(), status == 204, "{id}");
-        assert!(!response.text().contains("words"), "the sender is not told the panic's text");
+        assert!(!response.text().contains("words"), "the response does not contain the text of the panic");
     }
     server.stopped().await;
 }
 
 #[tokio::test]
-async fn an_applications_error_converts() {
+async fn the_error_of_an_application_converts() {
     #[derive(Debug)]
     struct Busy;
     impl From<Busy> for Failure {
@@ -64,7 +60,7 @@ async fn an_applications_error_converts() {
 }
 
 #[tokio::test]
-async fn refusals_name_the_problem() {
+async fn rejections_name_the_problem() {
     let handled = Arc::new(AtomicUsize::new(0));
     let count = handled.clone();
     let server = start(Limits::default(), move |_| {
@@ -121,10 +117,10 @@ impl tracing::Subscriber for Errors {
 }
 
 #[tokio::test]
-async fn a_panic_is_one_error_line_and_the_server_lives_on() {
+async fn a_panic_is_one_error_line_and_the_server_continues() {
     let errors = Errors::default();
     let _guard = tracing::subscriber::set_default(errors.clone());
-    // The first panics before there is a future at all.
+    // The first panics before it returns a future.
     let server = start(Limits::default(), |event: Event| {
         assert!(event.id() != "early", "early words");
         async move {
@@ -145,7 +141,7 @@ async fn a_panic_is_one_error_line_and_the_server_lives_on() {
         assert_eq!((response.status, response.header("x-google-status")), (500, Some("crash")), "{id}");
         let lines = std::mem::take(&mut *errors.0.lock().unwrap());
         assert_eq!(lines.len(), 1, "{id}: {lines:?}");
-        assert!(lines[0].contains(words) && lines[0].contains("tests/server.rs:"), "{id}: {lines:?}");
+        assert!(lines[0].contains(words) && lines[0].contains("tests/it/server.rs:"), "{id}: {lines:?}");
         assert!(lines[0].contains("trace=true"), "{id}: {lines:?}");
         connection.send(&message("fine")).await;
         assert_eq!(connection.response().await.status, 204, "on the same connection");
@@ -215,26 +211,22 @@ async fn http2_with_prior_knowledge_on_the_same_port() {
     assert_eq!(sender.send_request(h2_message("fine", "x")).await.unwrap().status(), 204);
     let panicked = sender.send_request(h2_message("panic", "")).await.unwrap();
     assert_eq!((panicked.status().as_u16(), &panicked.headers()["x-google-status"]), (500, &"crash".parse().unwrap()));
-    let refused = sender.send_request(h2_message("fine", vec![0; 1001])).await.unwrap();
-    assert_eq!(refused.status(), 413);
-    assert_eq!(refused.into_body().collect().await.unwrap().to_bytes(), "the body is too large\n");
-    assert_eq!(
-        sender.send_request(h2_message("fine", "x")).await.unwrap().status(),
-        204,
-        "only the stream was refused"
-    );
+    let rejected = sender.send_request(h2_message("fine", vec![0; 1001])).await.unwrap();
+    assert_eq!(rejected.status(), 413);
+    assert_eq!(rejected.into_body().collect().await.unwrap().to_bytes(), "the body is too large\n");
+    assert_eq!(sender.send_request(h2_message("fine", "x")).await.unwrap().status(), 204, "only the stream was reset");
     assert_eq!(server.ask(&message("fine")).await.status, 204, "HTTP/1 beside it");
     server.stopped().await;
 }
 
 #[tokio::test]
-async fn a_sender_that_closes_its_half_gets_its_answer() {
+async fn a_sender_that_closes_its_half_gets_the_response() {
     let Gated { server, begun, gate, .. } = gated(Limits::default()).await;
     let mut connection = server.connect().await;
     connection.send(&message("1")).await;
     within(begun.acquire()).await.unwrap().forget();
     connection.stream.shutdown().await.unwrap();
-    // By the time of another answer the server has seen the end of the first connection's requests.
+    // When this is answered the server has seen the end of the first connection's requests.
     assert_eq!(server.ask(b"GET /robots.txt HTTP/1.1\r\nhost: t\r\n\r\n").await.status, 404);
     gate.add_permits(1);
     assert_eq!(connection.response().await.status, 204);
@@ -242,8 +234,8 @@ async fn a_sender_that_closes_its_half_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn shutdown_finishes_what_is_in_flight_and_closes_the_rest() {
-    // No limit of these is waited for: what would wait for one, hangs.
+async fn shutdown_finishes_requests_in_flight_and_closes_other_connections() {
+    // The shutdown waits for none of these limits; if it did, the test would hang.
     let far = std::time::Duration::from_secs(3600);
     let limits = Limits { header_read: far, idle: far, drain: far, ..Limits::default() };
     let Gated { server, begun, gate, ended } = gated(limits).await;
@@ -262,7 +254,7 @@ async fn shutdown_finishes_what_is_in_flight_and_closes_the_rest() {
     let mut busy = server.connect().await;
     busy.send(&message("3")).await;
     let mut busy_h2 = h2(&server).await;
-    let answer_h2 = tokio::spawn(busy_h2.send_request(h2_message("4", "")));
+    let response_h2 = tokio::spawn(busy_h2.send_request(h2_message("4", "")));
     within(begun.acquire_many(2)).await.unwrap().forget();
     assert_eq!(ended.load(SeqCst), 2);
 
@@ -270,18 +262,18 @@ async fn shutdown_finishes_what_is_in_flight_and_closes_the_rest() {
     idle.closed().await;
     silent.closed().await;
     partial.closed().await;
-    assert!(TcpStream::connect(server.address).await.is_err(), "nobody is accepted any more");
+    assert!(TcpStream::connect(server.address).await.is_err(), "no connection is accepted after the shutdown");
     assert!(!server.served.is_finished());
     gate.add_permits(2);
     let response = busy.response().await;
     assert_eq!((response.status, response.header("connection")), (204, Some("close")));
-    assert_eq!(within(answer_h2).await.unwrap().unwrap().status(), 204);
+    assert_eq!(within(response_h2).await.unwrap().unwrap().status(), 204);
     within(server.served).await.unwrap().unwrap();
     assert_eq!(ended.load(SeqCst), 4);
 }
 
 #[tokio::test]
-async fn shutdown_gives_up_on_handlers_that_do_not_end() {
+async fn shutdown_drops_handlers_that_exceed_the_drain_limit() {
     let drain = std::time::Duration::from_millis(50);
     let Gated { server, begun, ended, .. } = gated(Limits { drain, ..Limits::default() }).await;
     let mut busy = server.connect().await;

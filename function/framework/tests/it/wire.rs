@@ -1,6 +1,4 @@
-//! A server under test and the plain HTTP/1 that is spoken to it.
-
-#![allow(dead_code, reason = "each test crate uses its own part")]
+//! The server under test, and the plain HTTP/1 that tests send to it.
 
 use std::future::Future;
 use std::io;
@@ -16,10 +14,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
-/// Ends a test that would hang; far beyond every limit that the tests set.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::MESSAGE_PUBLISHED;
 
-pub const MESSAGE_PUBLISHED: &str = "google.cloud.pubsub.topic.v1.messagePublished";
+/// Ends a test that hangs. Much longer than the limits that the tests set.
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Server {
     pub address: SocketAddr,
@@ -27,7 +25,7 @@ pub struct Server {
     pub served: JoinHandle<io::Result<()>>,
 }
 
-/// Serves events on a port of its own.
+/// A server on a free port.
 pub async fn start<H, F>(limits: Limits, handler: H) -> Server
 where
     H: Fn(Event) -> F + Clone + Send + Sync + 'static,
@@ -98,7 +96,7 @@ pub async fn ask(address: SocketAddr, request: &[u8]) -> Response {
 }
 
 pub async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.expect("the test does not hang")
+    tokio::time::timeout(TEST_TIMEOUT, future).await.expect("the test hangs")
 }
 
 pub struct Connection {
@@ -141,7 +139,7 @@ impl Connection {
         Response { status: head[9..12].parse().unwrap(), body: self.read.drain(..length).collect(), head }
     }
 
-    /// Whether the server closed the connection, without another response.
+    /// Waits until the server closes the connection, without another response.
     pub async fn closed(&mut self) {
         while self.more().await {}
         assert_eq!(String::from_utf8_lossy(&self.read), "");
@@ -177,7 +175,7 @@ pub fn post(headers: &str, body: &[u8]) -> Vec<u8> {
     request
 }
 
-/// A message's event in binary mode.
+/// A message event in binary mode.
 pub fn message(id: &str) -> Vec<u8> {
     message_of(id, b"{\"message\":{}}")
 }

@@ -1,6 +1,4 @@
-//! HTTP -> event: every shape that is accepted, every one that is not, and how bad a message may be.
-
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
+//! Requests become events: every shape that is accepted, every one that is not, and messages that are accepted all the same.
 
 use std::path::Path;
 use std::{fs, str};
@@ -11,7 +9,7 @@ use functions_framework::decode;
 use http::Request;
 use serde_json::{Value, json};
 
-const MESSAGE_PUBLISHED: &str = "google.cloud.pubsub.topic.v1.messagePublished";
+use crate::MESSAGE_PUBLISHED;
 
 type Headers<'a> = &'a [(&'a str, &'a str)];
 
@@ -68,14 +66,14 @@ fn as_json(event: &Event) -> Value {
 fn json_data(event: &Event) -> &Value {
     match event.data() {
         Some(Data::Json(data)) => data,
-        other => panic!("no JSON data: {other:?}"),
+        other => panic!("the data is not JSON: {other:?}"),
     }
 }
 
 fn bytes_data(event: &Event) -> &[u8] {
     match event.data() {
         Some(Data::Binary(data)) => data,
-        other => panic!("no binary data: {other:?}"),
+        other => panic!("the data is not binary: {other:?}"),
     }
 }
 
@@ -121,7 +119,7 @@ fn conformance_pubsub_binary() {
 }
 
 #[test]
-fn google_cloudevents_samples() {
+fn googles_sample_events_are_accepted() {
     for name in [
         "examples-binary-pubsub-MessagePublishedData-complex.json",
         "examples-binary-pubsub-MessagePublishedData-simple.json",
@@ -212,7 +210,7 @@ fn other_types_pass_through_untouched() {
 }
 
 #[test]
-fn structured_mode_whatever_the_case_and_the_parameters() {
+fn structured_mode_ignores_the_case_and_parameters_of_the_content_type() {
     let event = message_event(json!({"data": {"message": {}}, "text": "x", "yes": true, "count": 5, "gone": null}));
     for content_type in [
         "application/cloudevents+json",
@@ -233,7 +231,7 @@ fn structured_mode_whatever_the_case_and_the_parameters() {
 }
 
 #[test]
-fn structured_data_in_every_form() {
+fn structured_data_is_accepted_in_every_form() {
     let thing = |more: Value| {
         let mut event = message_event(more);
         event["type"] = "com.example.thing".into();
@@ -243,7 +241,11 @@ fn structured_data_in_every_form() {
     assert_eq!(json_data(&thing(json_base64).unwrap()), &json!({"a": 1}));
     let binary = json!({"data_base64": "AP8=", "datacontenttype": "application/octet-stream"});
     assert_eq!(bytes_data(&thing(binary).unwrap()), [0, 255]);
-    assert_eq!(bytes_data(&thing(json!({"data_base64": "AP8="})).unwrap()), [0, 255], "no JSON after all");
+    assert_eq!(
+        bytes_data(&thing(json!({"data_base64": "AP8="})).unwrap()),
+        [0, 255],
+        "not JSON, although there is no other content type"
+    );
     let text = thing(json!({"data": "plain", "datacontenttype": "text/plain"})).unwrap();
     assert_eq!(text.data(), Some(&Data::String("plain".into())));
     assert_eq!(json_data(&thing(json!({"data": "a string"})).unwrap()), &json!("a string"));
@@ -255,7 +257,7 @@ fn structured_data_in_every_form() {
 }
 
 #[test]
-fn cloudevents_0_3_in_both_modes() {
+fn cloudevents_0_3_are_accepted_in_both_modes() {
     let event = binary(&[("ce-specversion", "0.3"), ("ce-schemaurl", "https://example.com/s"), JSON], "{}").unwrap();
     assert_eq!(event.specversion().as_str(), "0.3");
     assert_eq!(event.dataschema().unwrap().as_str(), "https://example.com/s");
@@ -264,26 +266,26 @@ fn cloudevents_0_3_in_both_modes() {
 }
 
 #[test]
-fn what_is_no_event_is_refused_with_a_reason() {
-    let refused = |result: Result<Event, String>, reason: &str| {
+fn what_is_not_an_event_is_rejected_with_a_reason() {
+    let rejected = |result: Result<Event, String>, reason: &str| {
         let error = result.expect_err(reason);
         assert!(error.contains(reason), "`{error}` does not say `{reason}`");
         assert!(!error.contains("secret"), "{error}");
     };
     for name in ["ce-id", "ce-source", "ce-type", "ce-specversion"] {
         let push = r#"{"message":{"messageId":"1"}}"#;
-        refused(binary(&[(name, ""), JSON], push), &format!("`{}`", &name[3..]));
+        rejected(binary(&[(name, ""), JSON], push), &format!("`{}`", &name[3..]));
     }
-    refused(read(&[("ce-id", "%20"), ("ce-source", "\"\"")], ""), "`specversion`");
-    refused(binary(&[("ce-specversion", "2.0-secret")], ""), "specversion");
-    refused(binary(&[("ce-type", "other"), ("ce-time", "secret")], ""), "attribute");
-    refused(binary(&[("ce-type", "other"), ("ce-dataschema", "not a uri")], ""), "attribute");
-    refused(read(&[("content-type", "application/cloudevents-batch+json")], "[]"), "batch");
-    refused(read(&[("content-type", "application/cloudevents+protobuf")], "x"), "application/cloudevents+json");
+    rejected(read(&[("ce-id", "%20"), ("ce-source", "\"\"")], ""), "`specversion`");
+    rejected(binary(&[("ce-specversion", "2.0-secret")], ""), "specversion");
+    rejected(binary(&[("ce-type", "other"), ("ce-time", "secret")], ""), "attribute");
+    rejected(binary(&[("ce-type", "other"), ("ce-dataschema", "not a uri")], ""), "attribute");
+    rejected(read(&[("content-type", "application/cloudevents-batch+json")], "[]"), "batch");
+    rejected(read(&[("content-type", "application/cloudevents+protobuf")], "x"), "application/cloudevents+json");
     for body in ["", "{", "[]", "null", "{\"specversion\":\"1.0\""] {
-        refused(read(&[STRUCTURED], body), "structured event");
+        rejected(read(&[STRUCTURED], body), "structured event");
     }
-    refused(read(&[STRUCTURED], "{}"), "specversion");
+    rejected(read(&[STRUCTURED], "{}"), "specversion");
     for name in ["specversion", "id", "source", "type"] {
         for nonsense in [json!(null), json!(""), json!(1.5), json!({"secret": 1}), json!(["secret"])] {
             if let Ok(event) = structured(&message_event(json!({name: nonsense}))) {
@@ -291,28 +293,28 @@ fn what_is_no_event_is_refused_with_a_reason() {
             }
         }
     }
-    refused(
+    rejected(
         structured(&json!({"specversion": "1.0", "id": "1", "source": "s", "type": "t", "x": {"y": 1}})),
         "attribute",
     );
 
-    refused(read(&[JSON], ""), "empty");
+    rejected(read(&[JSON], ""), "empty");
     for body in ["{\"secret\"", "secret", "[1]", "\"secret\"", "{\"message\":{\"messageId\":\"1\"}", "\u{0}\u{1}"] {
-        refused(read(&[JSON], body), "not a JSON object");
+        rejected(read(&[JSON], body), "not a JSON object");
     }
-    refused(read(&[], &b"\xff\xfe\x00"[..]), "not a JSON object");
-    refused(read(&[JSON], "{}"), "neither");
-    refused(read(&[JSON], r#"{"message":{"data":"secret"},"subscription":"s"}"#), "messageId");
-    refused(read(&[JSON], r#"{"message":"secret","subscription":"s"}"#), "messageId");
-    refused(read(&[JSON], r#"{"eventType":"google.pubsub.topic.publish","data":{}}"#), "eventId");
-    refused(
+    rejected(read(&[], &b"\xff\xfe\x00"[..]), "not a JSON object");
+    rejected(read(&[JSON], "{}"), "neither");
+    rejected(read(&[JSON], r#"{"message":{"data":"secret"},"subscription":"s"}"#), "messageId");
+    rejected(read(&[JSON], r#"{"message":"secret","subscription":"s"}"#), "messageId");
+    rejected(read(&[JSON], r#"{"eventType":"google.pubsub.topic.publish","data":{}}"#), "eventId");
+    rejected(
         read(&[JSON], r#"{"eventId":"1","eventType":"google.storage.object.finalize","data":{}}"#),
         "topic.publish",
     );
 }
 
 #[test]
-fn an_event_that_is_not_utf_8_is_refused_unless_it_is_a_message() {
+fn an_event_that_is_not_utf_8_is_rejected_unless_it_is_a_message() {
     let event = |ty: &str| {
         [br#"{"specversion":"1.0","id":"7","source":"s","type":""#, ty.as_bytes(), b"\",\"data\":\"\xff\"}"].concat()
     };
@@ -323,7 +325,7 @@ fn an_event_that_is_not_utf_8_is_refused_unless_it_is_a_message() {
 }
 
 #[test]
-fn a_message_reaches_the_handler_however_bad_its_data() {
+fn a_message_reaches_the_handler_whatever_its_data() {
     let deep = "[".repeat(100_000) + &"]".repeat(100_000);
     let bodies =
         ["nonsense", "{", "\"\\ud800\"", "1e999", &deep, "{\"message\":{\"messageId\":\"7\",\"data\":\"\\q\"}}"];
@@ -364,7 +366,7 @@ fn a_message_loses_attributes_that_cannot_be_read_and_nothing_else() {
 }
 
 #[test]
-fn repeated_keys_count_once() {
+fn of_repeated_keys_the_last_counts() {
     let text =
         r#"{"specversion":"0.3","specversion":"1.0","id":"1","id":"2","source":"s","type":"t","data":1,"data":2}"#;
     let event = read(&[STRUCTURED], text).unwrap();
@@ -373,9 +375,9 @@ fn repeated_keys_count_once() {
     assert_eq!((event.id(), json_data(&event)), ("3", &json!({"message": {"messageId": "3"}})));
 }
 
-/// As Google's Pub/Sub emulator posts it: escaped slashes, both spellings, no headers.
+/// Escaped slashes, both spellings of each key, and no ce- headers.
 #[test]
-fn the_emulators_push() {
+fn the_push_of_googles_emulator_is_a_message() {
     let body = r#"{"subscription":"projects\/p\/subscriptions\/s","message":{"publishTime":"2026-01-02T03:04:05.678Z",
         "publish_time":"2026-01-02T03:04:05.678Z","data":"","messageId":"1","message_id":"1","attributes":{"a":"b\/c"}}}"#;
     let event = read_at("/projects/p/topics/t", &[JSON], body).unwrap();
@@ -390,7 +392,7 @@ fn the_emulators_push() {
 }
 
 #[test]
-fn a_push_is_completed_and_otherwise_kept() {
+fn a_push_gets_what_it_lacks_and_keeps_the_rest() {
     let snake =
         r#"{"message":{"message_id":"5","publish_time":"2026-01-02T03:04:05Z","data":"eA=="},"deliveryAttempt":2}"#;
     let event = read(&[JSON], snake).unwrap();
@@ -412,7 +414,7 @@ fn a_push_is_completed_and_otherwise_kept() {
 }
 
 #[test]
-fn a_push_of_bad_data_is_a_message_nevertheless() {
+fn a_push_whose_data_cannot_be_parsed_is_a_message() {
     let deep = "[".repeat(100_000) + &"]".repeat(100_000);
     for data in [deep.as_str(), "1e999", "\"\\ud800\""] {
         let event = read(&[JSON], format!("{{\"message\":{{\"data\":{data},\"messageId\":\"7\"}}}}")).unwrap();
@@ -422,7 +424,7 @@ fn a_push_of_bad_data_is_a_message_nevertheless() {
 }
 
 #[test]
-fn legacy_events_in_every_shape() {
+fn legacy_events_are_accepted_in_every_shape() {
     for event_type in ["google.pubsub.topic.publish", "providers/cloud.pubsub/eventTypes/topic.publish"] {
         let context = json!({"eventId": "7", "timestamp": "2020-09-29T11:32:00Z", "eventType": event_type,
             "resource": {"service": "pubsub.googleapis.com", "name": "projects/p/topics/t", "type": "x"}});
@@ -436,7 +438,7 @@ fn legacy_events_in_every_shape() {
 }
 
 #[test]
-fn a_legacy_event_with_an_id_is_a_message_however_bad_the_rest() {
+fn a_legacy_event_with_an_id_is_a_message_whatever_the_rest() {
     let legacy = |more: Value| {
         let mut body = json!({"eventId": "7", "eventType": "google.pubsub.topic.publish"});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

@@ -1,8 +1,4 @@
-//! The example as functions-framework-conformance's client uses it: a process, a request, `function_output.json`.
-
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
-
-mod wire;
+//! The example program, used as the client of functions-framework-conformance does: a process, a request, `function_output.json`.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -12,7 +8,7 @@ use std::{env, fs};
 
 use serde_json::{Value, json};
 
-use wire::{Connection, ask, message, post};
+use crate::wire::{Connection, ask, message, post};
 
 struct Process {
     child: Child,
@@ -35,7 +31,7 @@ impl Process {
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
-        // It listens on all interfaces.
+        // It listens on all interfaces; the tests connect to one.
         let address = line.trim().strip_prefix("listening on 0.0.0.0").unwrap();
         Self { child, directory, address: format!("127.0.0.1{address}").parse().unwrap() }
     }
@@ -46,7 +42,7 @@ impl Process {
         fs::read(self.directory.join("function_output.json")).unwrap()
     }
 
-    /// SIGTERM, and the exit code.
+    /// Sends SIGTERM and returns the exit code.
     fn terminated(mut self) -> Option<i32> {
         assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
         self.child.wait().unwrap().code()
@@ -86,7 +82,7 @@ async fn events_are_converted_as_the_conformance_suite_expects() {
 }
 
 #[tokio::test]
-async fn running_out_of_descriptors_ends_when_connections_do() {
+async fn connections_are_accepted_again_once_descriptors_are_free() {
     let process = Process::start("32");
     let mut held = Vec::new();
     for _ in 0..64 {
