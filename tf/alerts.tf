@@ -58,7 +58,7 @@ resource "google_monitoring_alert_policy" "run_too_old" {
 
       1. `gcloud storage ls --long gs://${local.bucket_names.staging}/active/` lists the active runs, the oldest by its time.
       2. `gcloud storage cat gs://${local.bucket_names.staging}/runs/RUN_ID.json` tells where it stands, and the last error.
-      3. Go on with README.md, Troubleshooting, "A run that seems stuck". If such a run is as it should be, raise `alerts.oldest_run_seconds`.
+      3. Go on with function/docs/operations.md, Troubleshooting, "A run that seems stuck". If such a run is as it should be, raise `alerts.oldest_run_seconds`.
     EOT
   }
 
@@ -97,7 +97,7 @@ resource "google_monitoring_alert_policy" "dead_record" {
       A run's record could not be read. It was moved aside, and the run answered with `failed` and DATA_LOSS; its workflow may have run, or still run.
 
       1. `gcloud logging read '${google_logging_metric.dead_records.filter}' --project=${var.project} --freshness=1d` names run, object and reason.
-      2. Go on with README.md, Troubleshooting, "dead/".
+      2. Go on with function/docs/operations.md, Troubleshooting, "dead/".
       3. Somebody else writes under `runs/`, or changes what is there: see who may.
     EOT
   }
@@ -139,7 +139,7 @@ resource "google_monitoring_alert_policy" "rejected_by_configuration" {
       1. `gcloud logging read '${local.function} AND jsonPayload.message="the cluster configuration cannot be used"' --project=${var.project} --freshness=1d` names object and fault.
       2. Mend the configuration; it counts from the next event on. The senders have to send again.
 
-      See README.md, Troubleshooting, violations with `"document": "config"`.
+      See function/docs/operations.md, Troubleshooting, violations with `"document": "config"`.
     EOT
   }
 
@@ -180,7 +180,7 @@ resource "google_monitoring_alert_policy" "cluster_not_deleted" {
       1. `gcloud logging read '${google_logging_metric.clusters_left_behind.filter}' --project=${var.project} --freshness=1d` names run, cluster and reason.
       2. `gcloud dataproc clusters delete CLUSTER --region=${var.region} --project=${var.project}`
 
-      See README.md, Troubleshooting, `cluster left behind`.
+      See function/docs/operations.md, Troubleshooting, `cluster left behind`.
     EOT
   }
 
@@ -228,7 +228,7 @@ resource "google_monitoring_alert_policy" "too_many_5xx" {
       For ten minutes more than ${format("%.6g", var.alerts.error_ratio * 100)} % of the deliveries were answered with 5xx, and will come again. 503: the bucket or the response topic cannot be reached or used, or no instance could be had. 500: the function panicked.
 
       1. `gcloud logging read '${local.function} AND (severity>=WARNING OR httpRequest.status>=500)' --project=${var.project} --freshness=1h --limit=50` names call, resource and code.
-      2. See README.md, Troubleshooting, 503.
+      2. See function/docs/operations.md, Troubleshooting, 503.
     EOT
   }
 
@@ -272,7 +272,7 @@ resource "google_monitoring_alert_policy" "request_unacked" {
       1. `gcloud run services logs read ${var.prefix} --region=${var.region} --project=${var.project} --limit=50`: `to be delivered again` names what it lacks; 403 says that the trigger's account may not call it.
       2. Nothing there: `gcloud eventarc triggers describe ${var.prefix}-requests --location=${var.region} --project=${var.project}`.
 
-      See README.md, Troubleshooting, "nothing happens" and 503.
+      See function/docs/operations.md, Troubleshooting, "nothing happens" and 503.
     EOT
   }
 
@@ -328,7 +328,7 @@ resource "google_monitoring_alert_policy" "ticks_missing" {
       2. `gcloud logging read '${local.function} AND jsonPayload.trigger="tick"' --project=${var.project} --freshness=1h --limit=20`: a tick that comes and fails says why.
       3. None comes: `gcloud eventarc triggers describe ${var.prefix}-ticks --location=${var.region} --project=${var.project}`.
 
-      See README.md, Troubleshooting, "`submitted`, then silence".
+      See function/docs/operations.md, Troubleshooting, "`submitted`, then silence".
     EOT
   }
 

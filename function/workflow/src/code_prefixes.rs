@@ -4,7 +4,7 @@
 //! metadata by key, values by their characters. A field that a later version of the descriptor adds is refused until it
 //! is listed. The operator's configuration is not restricted.
 //!
-//! README, "Environment", says what a sender can still do.
+//! function/docs/operations.md, "ALLOWED_CODE_PREFIXES", says what a sender can still do.
 
 mod tables;
 

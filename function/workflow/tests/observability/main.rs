@@ -158,7 +158,10 @@ fn every_alert_watches_a_metric_that_there_is() {
     for (name, alert) in &module.alerts {
         assert!(!alert.conditions.is_empty(), "{name}");
         assert!(alert.notifies, "{name}: nobody hears of it");
-        assert!(alert.documentation.contains("README.md, Troubleshooting"), "{name}: what is to be done?");
+        assert!(
+            alert.documentation.contains("function/docs/operations.md, Troubleshooting"),
+            "{name}: what is to be done?"
+        );
         for condition in &alert.conditions {
             let filter = Filter::parse(&condition.filter);
             let metric_type = filter.equal_to("metric.type").unwrap_or_else(|| panic!("{name}: no metric.type"));
@@ -194,7 +197,7 @@ fn of_module(name: &str, alert: &Alert, module: &Module, filter: &Filter, user: 
 }
 
 #[test]
-fn the_readmes_list_every_metric_and_every_alert() {
+fn the_documents_list_every_metric_and_every_alert() {
     let module = terraform::read();
     let readme = format!("\n{}", module::read("tf/README.md"));
     let metrics: Vec<&String> = module.metrics.keys().collect();
@@ -211,9 +214,9 @@ fn the_readmes_list_every_metric_and_every_alert() {
         let row = format!("\n| `{name}` | {} |", alert.severity);
         assert!(readme.contains(&row), "tf/README.md does not say: {row}");
     }
-    let troubleshooting = module::read("README.md");
+    let troubleshooting = module::read("function/docs/operations.md");
     let troubleshooting = troubleshooting.split_once("\n## Troubleshooting\n").expect("there is one").1;
     for name in module.alerts.keys() {
-        assert!(troubleshooting.contains(&format!("`{name}`")), "{name} is in no symptom of README.md");
+        assert!(troubleshooting.contains(&format!("`{name}`")), "{name} is in no symptom of operations.md");
     }
 }
