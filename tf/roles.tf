@@ -8,6 +8,7 @@ resource "google_project_iam_custom_role" "function" {
   description = "Submits, follows and cancels Dataproc workflows."
   permissions = [
     "dataproc.jobs.get",                            # a failed job's error, and where a job's driver output lies
+    "dataproc.jobs.list",                           # a run's jobs, by their label run_id
     "dataproc.operations.cancel",                   # a cancelled run
     "dataproc.operations.get",                      # how far a workflow is
     "dataproc.operations.list",                     # whether a submission without an answer was executed
