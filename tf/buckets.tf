@@ -34,16 +34,23 @@ resource "google_storage_bucket" "staging" {
     retention_duration_seconds = 0
   }
 
-  # From the last write: a run in progress writes its record again and again. Never a rule for active/: a run without its
-  # marker is followed no more.
+  # A record has a custom time from the end of its run on, and a rule on custom time does not match an object that has none.
+  # So the record of an active run is never deleted, however old it is. A rule on age would delete it.
+  # Source: https://cloud.google.com/storage/docs/lifecycle#dayssincecustomtime
+  #
+  # There is no rule for active/: a run without its marker is followed no more. There is none for dead/: whoever has found
+  # out what became of the run deletes the object (README.md, Troubleshooting).
   lifecycle_rule {
     action {
       type = "Delete"
     }
     condition {
-      age            = var.record_retention_days
-      matches_prefix = ["runs/"]
-      with_state     = "LIVE"
+      # Never 0: the provider would leave it out of the rule, which would then delete every record.
+      days_since_custom_time = var.record_retention_days
+      # No age, not even one of 0.
+      send_age_if_zero = false
+      matches_prefix   = ["runs/"]
+      with_state       = "LIVE"
     }
   }
 
@@ -54,6 +61,7 @@ resource "google_storage_bucket" "staging" {
     }
     condition {
       days_since_noncurrent_time = 1
+      send_age_if_zero           = false
       matches_prefix             = ["active/", "dead/", "runs/"]
       with_state                 = "ARCHIVED"
     }

@@ -250,7 +250,7 @@ variable "project" {
 }
 
 variable "record_retention_days" {
-  description = "Days that a run's record is kept after its last change: so long a request_id keeps a request from running again. Longer than requests are kept."
+  description = "Days that a run's record is kept after the end of its run was recorded: so long a request_id keeps a request from running again. Longer than requests are kept."
   type        = number
   default     = 30
   nullable    = false

@@ -265,7 +265,7 @@ run "full" {
   assert {
     condition = (
       google_pubsub_topic.requests.message_retention_duration == "1209600s" &&
-      one(google_storage_bucket.staging.lifecycle_rule[0].condition[*].age) == 60 &&
+      one(google_storage_bucket.staging.lifecycle_rule[0].condition[*].days_since_custom_time) == 60 &&
       one(google_storage_bucket.logs.lifecycle_rule[0].condition[*].age) == 90 &&
       one(google_storage_bucket.dataproc.lifecycle_rule[0].condition[*].age) == 90 &&
       google_storage_bucket.staging.force_destroy && !google_bigquery_table.history[0].deletion_protection

@@ -21,8 +21,13 @@ fn a_bucket_deletes_what_it_should_and_nothing_else() {
         (
             "staging",
             json!([
-                {"age": 30, "matches_prefix": ["runs/"], "with_state": "LIVE"},
-                {"days_since_noncurrent_time": 1, "matches_prefix": ["active/", "dead/", "runs/"], "with_state": "ARCHIVED"},
+                {"days_since_custom_time": 30, "matches_prefix": ["runs/"], "send_age_if_zero": false, "with_state": "LIVE"},
+                {
+                    "days_since_noncurrent_time": 1,
+                    "matches_prefix": ["active/", "dead/", "runs/"],
+                    "send_age_if_zero": false,
+                    "with_state": "ARCHIVED",
+                },
             ]),
         ),
         ("dataproc", json!([{"age": 30, "matches_prefix": ["google-cloud-dataproc-metainfo/"]}])),
