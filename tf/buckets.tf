@@ -9,6 +9,10 @@ locals {
     logs     = "${var.project}-${var.prefix}-logs"
     build    = "${var.project}-${var.prefix}-build"
   }
+  # Folders of the staging bucket that the function writes in, and nowhere else. They hold the runs.
+  run_folders = ["active", "dead", "runs"]
+  # IAM's name of an object of the staging bucket, without the object's name.
+  staging_objects = "projects/_/buckets/${local.bucket_names.staging}/objects/"
   # Spark writes no event log into a folder that does not exist.
   spark_history = "spark-history"
 }
@@ -62,7 +66,7 @@ resource "google_storage_bucket" "staging" {
     condition {
       days_since_noncurrent_time = 1
       send_age_if_zero           = false
-      matches_prefix             = ["active/", "dead/", "runs/"]
+      matches_prefix             = [for folder in local.run_folders : "${folder}/"]
       with_state                 = "ARCHIVED"
     }
   }
@@ -77,11 +81,33 @@ resource "google_storage_bucket" "staging" {
   depends_on = [time_sleep.apis, time_sleep.kms]
 }
 
-# Reads the configuration, keeps records and markers. An overwrite needs the right to delete, too.
+# Keeps records and markers. An overwrite needs the right to delete, too. Not in config/: a function that is made to write
+# where it should not cannot change what clusters are made of, or which account they run as.
 resource "google_storage_bucket_iam_member" "function_keeps_records" {
   bucket = google_storage_bucket.staging.name
   role   = "roles/storage.objectUser"
   member = google_service_account.function.member
+
+  condition {
+    title       = "runs"
+    description = "Objects of the folders that hold the runs."
+    expression  = join(" || ", [for folder in local.run_folders : "resource.name.startsWith(\"${local.staging_objects}${folder}/\")"])
+  }
+}
+
+# Reads the configuration, and lists. The right to list is checked on the bucket, so it cannot be granted for a folder.
+# It also makes the difference between 404 and 403 for an object that does not exist.
+# Source of names in conditions: https://cloud.google.com/iam/docs/conditions-resource-attributes#resource-name
+resource "google_storage_bucket_iam_member" "function_reads_configuration" {
+  bucket = google_storage_bucket.staging.name
+  role   = "roles/storage.objectViewer"
+  member = google_service_account.function.member
+
+  condition {
+    title       = "configuration"
+    description = "The configuration's object, and lists of the bucket."
+    expression  = "resource.name == \"projects/_/buckets/${local.bucket_names.staging}\" || resource.name == \"${local.staging_objects}${local.config_object}\""
+  }
 }
 
 # Dataproc's staging and temp space, and the scripts that jobs run.

@@ -1,6 +1,9 @@
 # The clusters' configuration, an object that the function reads with every request: a new one counts at once.
 
 locals {
+  # The function cannot write it: not in a folder of local.run_folders.
+  config_object = "config/cluster-config.json"
+
   default_cluster_config = jsondecode(templatefile("${path.module}/templates/cluster-config.json.tftpl", {
     dataproc_bucket  = local.bucket_names.dataproc
     logs_bucket      = local.bucket_names.logs
@@ -41,7 +44,14 @@ locals {
 
 resource "google_storage_bucket_object" "cluster_config" {
   bucket       = google_storage_bucket.staging.name
-  name         = "config/cluster-config.json"
+  name         = local.config_object
   content_type = "application/json"
   content      = jsonencode(merge(local.default_cluster_config, local.cluster_configs))
+
+  lifecycle {
+    precondition {
+      condition     = !contains(local.run_folders, split("/", local.config_object)[0])
+      error_message = "The configuration must not lie in a folder that the function writes: ${join(", ", local.run_folders)}."
+    }
+  }
 }

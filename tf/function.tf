@@ -104,6 +104,7 @@ resource "google_cloud_run_v2_service" "function" {
     google_pubsub_topic_iam_member.function_publishes_responses,
     google_service_account_iam_member.function_acts_as_dataproc,
     google_storage_bucket_iam_member.function_keeps_records,
+    google_storage_bucket_iam_member.function_reads_configuration,
   ]
 }
 

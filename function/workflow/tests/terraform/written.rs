@@ -23,6 +23,7 @@ fn what_must_be_there_before_is_waited_for() {
         ("eventarc.tf", "google_eventarc_trigger", "time_sleep.eventarc"),
         ("eventarc.tf", "google_eventarc_trigger", "google_cloud_run_v2_service_iam_member.trigger_invokes_function"),
         ("function.tf", "google_cloud_run_v2_service", "google_storage_bucket_iam_member.function_keeps_records"),
+        ("function.tf", "google_cloud_run_v2_service", "google_storage_bucket_iam_member.function_reads_configuration"),
         ("function.tf", "google_cloud_run_v2_service", "google_service_account_iam_member.function_acts_as_dataproc"),
     ];
     for (file, kind, needed) in waits {
@@ -34,6 +35,18 @@ fn what_must_be_there_before_is_waited_for() {
             assert!(waits.contains(needed), "{file}: a {kind} does not wait for {needed}");
         }
     }
+}
+
+/// The function may write in these alone, and the module refuses code that lies there.
+#[test]
+fn the_folders_of_the_runs_are_those_of_the_function() {
+    let source = read("function/workflow/src/environment.rs");
+    let line = source.lines().find(|line| line.contains("const RUN_FOLDERS")).expect("the function's folders");
+    let of_the_function: BTreeSet<&str> =
+        line.split('"').skip(1).step_by(2).map(|folder| folder.trim_end_matches('/')).collect();
+    let module = read("tf/buckets.tf");
+    let line = module.lines().find(|line| line.contains("run_folders = [")).expect("the module's folders");
+    assert_eq!(line.split('"').skip(1).step_by(2).collect::<BTreeSet<&str>>(), of_the_function);
 }
 
 /// What each resource of the module needs, directly: `terraform graph` tells it of references and of depends_on alike.
