@@ -16,6 +16,7 @@ locals {
   # An empty value is none.
   environment = {
     ALLOWED_CODE_PREFIXES = join(",", var.settings.allowed_code_prefixes)
+    ALLOW_INLINE_QUERIES  = tostring(var.settings.allow_inline_queries)
     CAPACITY_RETRIES      = var.settings.capacity_retries
     CAPACITY_RETRY_DELAY  = var.settings.capacity_retry_delay
     CLUSTER_IDLE_TTL      = var.settings.cluster_idle_ttl == 0 ? "" : tostring(var.settings.cluster_idle_ttl)

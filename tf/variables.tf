@@ -299,6 +299,7 @@ variable "requesters" {
 variable "settings" {
   description = "The function's settings, explained in README.md, \"Environment\". Durations in seconds; a cluster TTL of 0 is none. Metrics and alerts need a `log` that lets `inline_workflow` say `info`."
   type = object({
+    allow_inline_queries  = optional(bool, false)
     allowed_code_prefixes = optional(list(string), [])
     capacity_retries      = optional(number, 3)
     capacity_retry_delay  = optional(number, 300)

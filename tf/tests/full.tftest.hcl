@@ -14,6 +14,7 @@ variables {
   function = { cpu = "2", memory = "1Gi", concurrency = 100, min_instances = 1, max_instances = 20 }
 
   settings = {
+    allow_inline_queries  = true
     allowed_code_prefixes = ["gs://my-project-nightly-jobs-dataproc/scripts/", "gs://jars/"]
     capacity_retries      = 5
     capacity_retry_delay  = 600
@@ -180,6 +181,7 @@ run "full" {
   assert {
     condition = tomap({ for variable in google_cloud_run_v2_service.function[0].template[0].containers[0].env : variable.name => variable.value }) == tomap({
       ALLOWED_CODE_PREFIXES = "gs://my-project-nightly-jobs-dataproc/scripts/,gs://jars/"
+      ALLOW_INLINE_QUERIES  = "true"
       CAPACITY_RETRIES      = "5"
       CAPACITY_RETRY_DELAY  = "600"
       CLUSTER_IDLE_TTL      = "900"

@@ -39,6 +39,7 @@ module "inline_workflow" {
   }
 
   settings = {
+    allow_inline_queries  = false
     allowed_code_prefixes = ["gs://${var.project}-nightly-jobs-dataproc/scripts/", "gs://my-project-jars/"]
     capacity_retries      = 5
     capacity_retry_delay  = 600

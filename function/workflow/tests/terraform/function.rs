@@ -81,6 +81,7 @@ fn the_function_understands_its_variables() {
     let environment = self::environment("full");
     assert_eq!(environment.rules, Rules::Warn);
     assert_eq!(environment.allowed_code_prefixes.len(), 2);
+    assert!(environment.allow_inline_queries);
     assert_eq!(environment.cluster_max_ttl, None, "0 is none");
 }
 
