@@ -47,7 +47,7 @@ apply: ## a change of variables alone: terraform apply with the image that runs 
 destroy: history_now = $$($(TERRAFORM) state list google_bigquery_table.history 2>/dev/null | grep -q . && echo '-var=history={}')
 destroy: ## all of it gone, with the records, logs and events that it kept [PROJECT= REGION= PREFIX= TF_FLAGS=]
 	$(TERRAFORM) apply $(TF_VARS) -var=image=$(image_now) -var=force_destroy=true $(history_now) -target=google_bigquery_dataset.history \
-	  -target=google_bigquery_table.history -target=google_storage_bucket.dataproc -target=google_storage_bucket.logs -target=google_storage_bucket.staging
+	  -target=google_bigquery_table.history -target=google_storage_bucket.code -target=google_storage_bucket.dataproc -target=google_storage_bucket.logs -target=google_storage_bucket.staging
 	-$(TERRAFORM) state rm terraform_data.destroy
 	$(TERRAFORM) destroy $(TF_VARS) -var=image= -var=force_destroy=true
 

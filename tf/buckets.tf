@@ -1,9 +1,11 @@
-# Three buckets that must not be one: who can write the function's records decides what runs, so jobs have no right on
-# them; logs outlive clusters; and what jobs stage may go with them.
+# Four buckets that must not be one: who can write the function's records decides what runs, so jobs have no right on them;
+# who can write code decides what the next job does, so jobs only read it; logs outlive clusters; and what jobs stage may go
+# with them.
 
 locals {
   # Not known by Google before they are created, but by the plan: the cluster configuration names them.
   bucket_names = {
+    code     = "${var.project}-${var.prefix}-code"
     staging  = "${var.project}-${var.prefix}-staging"
     dataproc = "${var.project}-${var.prefix}-dataproc"
     logs     = "${var.project}-${var.prefix}-logs"
@@ -110,7 +112,37 @@ resource "google_storage_bucket_iam_member" "function_reads_configuration" {
   }
 }
 
-# Dataproc's staging and temp space, and the scripts that jobs run.
+# What jobs run: scripts, libraries, initialization actions. Whoever deploys code writes it; clusters read it.
+resource "google_storage_bucket" "code" {
+  project                     = var.project
+  name                        = local.bucket_names.code
+  location                    = var.region
+  labels                      = var.labels
+  uniform_bucket_level_access = true
+  public_access_prevention    = "enforced"
+  force_destroy               = var.force_destroy
+
+  # checkov:skip=CKV_GCP_62: who reads and writes code is for the audit log of data access, where it is wanted.
+  # checkov:skip=CKV_GCP_78: code comes from its repositories.
+
+  dynamic "encryption" {
+    for_each = var.kms_key[*]
+    content {
+      default_kms_key_name = encryption.value
+    }
+  }
+
+  depends_on = [time_sleep.apis, time_sleep.kms]
+}
+
+# Not what roles/storage.objectUser allows: a job that could write here would choose the code of later jobs.
+resource "google_storage_bucket_iam_member" "dataproc_reads_code" {
+  bucket = google_storage_bucket.code.name
+  role   = "roles/storage.objectViewer"
+  member = google_service_account.dataproc.member
+}
+
+# Dataproc's staging and temp space, and what jobs read and write.
 resource "google_storage_bucket" "dataproc" {
   project                     = var.project
   name                        = local.bucket_names.dataproc
@@ -121,7 +153,7 @@ resource "google_storage_bucket" "dataproc" {
   force_destroy               = var.force_destroy
 
   # checkov:skip=CKV_GCP_62: what jobs read and write is for the audit log of data access, where it is wanted.
-  # checkov:skip=CKV_GCP_78: temporary files of clusters that are gone; scripts come from their repositories.
+  # checkov:skip=CKV_GCP_78: temporary files of clusters that are gone.
 
   # The output of jobs' drivers, and what Dataproc stages for them.
   lifecycle_rule {
@@ -185,7 +217,7 @@ resource "google_storage_bucket_object" "spark_history" {
   storage_class = "NEARLINE"
 }
 
-# The machines stage, log and read scripts: objects of these two buckets, and no others.
+# The machines stage and log: objects of these two buckets, and no others.
 resource "google_storage_bucket_iam_member" "dataproc_uses_objects" {
   for_each = { dataproc = google_storage_bucket.dataproc.name, logs = google_storage_bucket.logs.name }
 
@@ -194,9 +226,13 @@ resource "google_storage_bucket_iam_member" "dataproc_uses_objects" {
   member = google_service_account.dataproc.member
 }
 
-# Dataproc's agent and the connector ask for the bucket itself (storage.buckets.get), which the role above lacks.
+# Dataproc's agent and the connector ask for the bucket itself (storage.buckets.get), which the roles above lack.
 resource "google_storage_bucket_iam_member" "dataproc_sees_buckets" {
-  for_each = { dataproc = google_storage_bucket.dataproc.name, logs = google_storage_bucket.logs.name }
+  for_each = {
+    code     = google_storage_bucket.code.name
+    dataproc = google_storage_bucket.dataproc.name
+    logs     = google_storage_bucket.logs.name
+  }
 
   bucket = each.value
   role   = "roles/storage.legacyBucketReader"

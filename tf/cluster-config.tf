@@ -19,6 +19,18 @@ locals {
   # Known before the account is there; the function can start clusters as no other one.
   dataproc_account = "${var.prefix}-dataproc@${var.project}.iam.gserviceaccount.com"
 
+  # What jobs can write: the module's own two, and those that entries of the user's name.
+  cluster_buckets = distinct(concat(
+    [local.bucket_names.dataproc, local.bucket_names.logs],
+    [
+      for name in flatten([
+        for entry in try(values(var.cluster_configs), []) : [
+          for key in ["config_bucket", "configBucket", "temp_bucket", "tempBucket"] : try(tostring(entry.config[key]), null)
+        ]
+      ]) : split("/", trimprefix(name, "gs://"))[0] if name != null
+    ],
+  ))
+
   # What an entry of the user's leaves out, and cannot do without: the buckets and the account that were made for clusters.
   cluster_configs = {
     for job_name, entry in var.cluster_configs : job_name => merge(entry, {

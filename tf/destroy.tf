@@ -36,6 +36,7 @@ resource "terraform_data" "destroy" {
     google_pubsub_subscription.history,
     google_pubsub_subscription.inspection,
     google_pubsub_topic_iam_member.requesters,
+    google_storage_bucket_iam_member.dataproc_reads_code,
     google_storage_bucket_iam_member.dataproc_sees_buckets,
     google_storage_bucket_iam_member.dataproc_uses_objects,
     google_storage_bucket_object.samples,

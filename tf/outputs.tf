@@ -1,11 +1,17 @@
 output "buckets" {
-  description = "Names of the buckets: `staging` (the function's), `dataproc`, `logs`, `build`."
+  description = "Names of the buckets: `staging` (the function's), `code`, `dataproc`, `logs`, `build`."
   value = {
     build    = google_storage_bucket.build.name
+    code     = google_storage_bucket.code.name
     dataproc = google_storage_bucket.dataproc.name
     logs     = google_storage_bucket.logs.name
     staging  = google_storage_bucket.staging.name
   }
+}
+
+output "code_bucket" {
+  description = "Name of the bucket for scripts and libraries, which clusters read and cannot write."
+  value       = google_storage_bucket.code.name
 }
 
 output "commands" {
@@ -18,7 +24,7 @@ output "commands" {
 }
 
 output "dataproc_bucket" {
-  description = "Name of the clusters' bucket, for scripts and data."
+  description = "Name of the clusters' bucket, for data."
   value       = google_storage_bucket.dataproc.name
 }
 

@@ -1,4 +1,5 @@
-# A job to begin with. The output example_request is a request that runs it.
+# A job to begin with. The output example_request is a request that runs it, from the bucket of the code; it writes its
+# result to the clusters' bucket.
 
 locals {
   scripts = "${path.module}/../fixtures/scripts"
@@ -9,15 +10,15 @@ locals {
     jobs = [{
       step_id = "count"
       pyspark_job = {
-        main_python_file_uri = "gs://${local.bucket_names.dataproc}/scripts/word_count.py"
+        main_python_file_uri = "gs://${local.bucket_names.code}/scripts/word_count.py"
         args = [
-          "--input", "gs://${local.bucket_names.dataproc}/scripts/words.txt",
+          "--input", "gs://${local.bucket_names.code}/scripts/words.txt",
           "--output", "gs://${local.bucket_names.dataproc}/word-count/",
         ]
       }
     }]
     cluster_init_actions = [{
-      executable_file   = "gs://${local.bucket_names.dataproc}/scripts/log_role.sh"
+      executable_file   = "gs://${local.bucket_names.code}/scripts/log_role.sh"
       execution_timeout = "60s"
     }]
   })
@@ -26,7 +27,7 @@ locals {
 resource "google_storage_bucket_object" "samples" {
   for_each = local.samples
 
-  bucket = google_storage_bucket.dataproc.name
+  bucket = google_storage_bucket.code.name
   name   = "scripts/${each.value}"
   source = "${local.scripts}/${each.value}"
 }

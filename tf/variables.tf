@@ -297,7 +297,12 @@ variable "requesters" {
 }
 
 variable "settings" {
-  description = "The function's settings, explained in README.md, \"Environment\". Durations in seconds; a cluster TTL of 0 is none. Metrics and alerts need a `log` that lets `inline_workflow` say `info`."
+  description = <<-EOT
+    The function's settings, explained in README.md, "Environment". Durations in seconds; a cluster TTL of 0 is none. Metrics
+    and alerts need a `log` that lets `inline_workflow` say `info`. `allowed_code_prefixes` must lie where clusters cannot
+    write, as in the bucket PROJECT-PREFIX-code. Refused are the function's records, the buckets dataproc and logs, and what
+    `cluster_configs` names as config_bucket or temp_bucket; the module knows no other bucket that jobs may write.
+  EOT
   type = object({
     allow_inline_queries  = optional(bool, false)
     allowed_code_prefixes = optional(list(string), [])
@@ -317,6 +322,15 @@ variable "settings" {
   validation {
     condition     = alltrue([for prefix in var.settings.allowed_code_prefixes : can(regex("^gs://[^/,][^,]*$", prefix))])
     error_message = "settings.allowed_code_prefixes: each must be a gs:// prefix without a comma."
+  }
+  validation {
+    condition     = alltrue([for prefix in var.settings.allowed_code_prefixes : !contains(local.cluster_buckets, split("/", trimprefix(prefix, "gs://"))[0])])
+    error_message = "settings.allowed_code_prefixes must lie where clusters cannot write, or a job could choose the code of later ones. They write to ${join(", ", local.cluster_buckets)}. Use the bucket ${local.bucket_names.code}."
+  }
+  validation {
+    # As the function does, which would not start.
+    condition     = alltrue([for prefix in var.settings.allowed_code_prefixes : !can(regex("^gs://${local.bucket_names.staging}/*($|(${join("|", local.run_folders)})(/|$))", prefix))])
+    error_message = "settings.allowed_code_prefixes must not cover the records of the runs in ${local.bucket_names.staging}: they hold what senders sent."
   }
   validation {
     condition     = var.settings.capacity_retries >= 0 && var.settings.capacity_retries <= 100 && var.settings.capacity_retry_delay >= 1 && var.settings.capacity_retry_delay <= 86400

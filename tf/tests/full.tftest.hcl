@@ -15,7 +15,7 @@ variables {
 
   settings = {
     allow_inline_queries  = true
-    allowed_code_prefixes = ["gs://my-project-nightly-jobs-dataproc/scripts/", "gs://jars/"]
+    allowed_code_prefixes = ["gs://my-project-nightly-jobs-code/scripts/", "gs://jars/"]
     capacity_retries      = 5
     capacity_retry_delay  = 600
     cluster_idle_ttl      = 900
@@ -161,7 +161,7 @@ run "full" {
     condition = alltrue([for labels in [
       google_pubsub_topic.requests.labels, google_pubsub_topic.responses.labels, google_pubsub_topic.ticks.labels,
       google_pubsub_subscription.inspection.labels, google_pubsub_subscription.history[0].labels,
-      google_storage_bucket.staging.labels, google_storage_bucket.dataproc.labels, google_storage_bucket.logs.labels, google_storage_bucket.build.labels,
+      google_storage_bucket.staging.labels, google_storage_bucket.dataproc.labels, google_storage_bucket.logs.labels, google_storage_bucket.build.labels, google_storage_bucket.code.labels,
       google_cloud_run_v2_service.function[0].labels, google_cloud_run_v2_service.function[0].template[0].labels,
       google_eventarc_trigger.topics["requests"].labels, google_eventarc_trigger.topics["ticks"].labels, google_eventarc_trigger.audit[0].labels,
       google_artifact_registry_repository.images.labels, google_bigquery_dataset.history[0].labels, google_bigquery_table.history[0].labels,
@@ -180,7 +180,7 @@ run "full" {
   }
   assert {
     condition = tomap({ for variable in google_cloud_run_v2_service.function[0].template[0].containers[0].env : variable.name => variable.value }) == tomap({
-      ALLOWED_CODE_PREFIXES = "gs://my-project-nightly-jobs-dataproc/scripts/,gs://jars/"
+      ALLOWED_CODE_PREFIXES = "gs://my-project-nightly-jobs-code/scripts/,gs://jars/"
       ALLOW_INLINE_QUERIES  = "true"
       CAPACITY_RETRIES      = "5"
       CAPACITY_RETRY_DELAY  = "600"
@@ -245,7 +245,7 @@ run "full" {
   assert {
     condition = alltrue(concat(
       [for topic in [google_pubsub_topic.requests, google_pubsub_topic.responses, google_pubsub_topic.ticks] : topic.kms_key_name == var.kms_key],
-      [for bucket in [google_storage_bucket.staging, google_storage_bucket.dataproc, google_storage_bucket.logs, google_storage_bucket.build] : bucket.encryption[0].default_kms_key_name == var.kms_key],
+      [for bucket in [google_storage_bucket.staging, google_storage_bucket.dataproc, google_storage_bucket.logs, google_storage_bucket.build, google_storage_bucket.code] : bucket.encryption[0].default_kms_key_name == var.kms_key],
     ))
     error_message = "topics and buckets are under the key"
   }

@@ -96,6 +96,7 @@ run "minimal" {
   assert {
     condition = output.buckets == {
       build    = "my-project-inline-workflow-build"
+      code     = "my-project-inline-workflow-code"
       dataproc = "my-project-inline-workflow-dataproc"
       logs     = "my-project-inline-workflow-logs"
       staging  = "my-project-inline-workflow-staging"
@@ -127,12 +128,12 @@ run "minimal" {
   }
   assert {
     condition = alltrue([for bucket in [
-      google_storage_bucket.build, google_storage_bucket.dataproc, google_storage_bucket.logs, google_storage_bucket.staging,
+      google_storage_bucket.build, google_storage_bucket.code, google_storage_bucket.dataproc, google_storage_bucket.logs, google_storage_bucket.staging,
     ] : bucket.uniform_bucket_level_access && bucket.public_access_prevention == "enforced" && bucket.location == "us-central1"])
     error_message = "no bucket can be made public"
   }
   assert {
-    condition     = !google_storage_bucket.staging.force_destroy && !google_storage_bucket.dataproc.force_destroy && !google_storage_bucket.logs.force_destroy
+    condition     = !google_storage_bucket.staging.force_destroy && !google_storage_bucket.code.force_destroy && !google_storage_bucket.dataproc.force_destroy && !google_storage_bucket.logs.force_destroy
     error_message = "what is in the buckets is not destroyed by default"
   }
   assert {

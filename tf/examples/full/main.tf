@@ -40,7 +40,7 @@ module "inline_workflow" {
 
   settings = {
     allow_inline_queries  = false
-    allowed_code_prefixes = ["gs://${var.project}-nightly-jobs-dataproc/scripts/", "gs://my-project-jars/"]
+    allowed_code_prefixes = ["gs://${var.project}-nightly-jobs-code/scripts/", "gs://my-project-jars/"]
     capacity_retries      = 5
     capacity_retry_delay  = 600
     cluster_idle_ttl      = 900

@@ -57,7 +57,7 @@ fn a_bucket_deletes_what_it_should_and_nothing_else() {
 #[ignore = "needs terraform: make test-tf"]
 fn the_example_request_names_files_that_are_uploaded() {
     for run in ["minimal", "full"] {
-        let bucket = text(resource(run, "google_storage_bucket.dataproc"), "name");
+        let bucket = text(resource(run, "google_storage_bucket.code"), "name");
         let example = text(&runs()[run]["outputs"]["example_request"], "value");
         let uploaded: Vec<String> = resources(run)
             .iter()
