@@ -239,14 +239,11 @@ fn the_minimal_example_is_applied_changed_and_destroyed() {
     fs::remove_file(root.folder.join("change_override.tf")).unwrap();
 
     // The function does not get a configuration that it could write.
-    let (name, file) = ("config/cluster-config.json", "tf/cluster-config.tf");
-    for folder in ["active", "dead", "runs"] {
-        let writable = format!("{folder}/cluster-config.json");
-        root.replace(file, name, &writable);
-        let (code, said) = root.terraform(&["plan", "-no-color"], &with(&[ANOTHER]));
-        assert!(code != 0 && said.contains("must not lie in a folder that the function writes"), "{folder}: {said}");
-        root.replace(file, &writable, name);
-    }
+    let (file, name, writable) = ("tf/cluster-config.tf", "config/cluster-config.json", "runs/cluster-config.json");
+    root.replace(file, name, writable);
+    let (code, said) = root.terraform(&["plan", "-no-color"], &with(&[ANOTHER]));
+    assert!(code != 0 && said.contains("must not lie in a folder that the function writes"), "{said}");
+    root.replace(file, writable, name);
 
     // Nothing is taken away before it was allowed, not even for another place.
     let before = root.addresses();
