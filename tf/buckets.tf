@@ -45,7 +45,7 @@ resource "google_storage_bucket" "staging" {
   # Source: https://cloud.google.com/storage/docs/lifecycle#dayssincecustomtime
   #
   # There is no rule for active/: a run without its marker is followed no more. There is none for dead/: whoever has found
-  # out what became of the run deletes the object (README.md, Troubleshooting).
+  # out what became of the run deletes the object (function/docs/operations.md, Troubleshooting).
   lifecycle_rule {
     action {
       type = "Delete"

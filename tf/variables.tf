@@ -298,7 +298,7 @@ variable "requesters" {
 
 variable "settings" {
   description = <<-EOT
-    The function's settings, explained in README.md, "Environment". Durations in seconds; a cluster TTL of 0 is none. Metrics
+    The function's settings, explained in function/docs/operations.md, "Environment". Durations in seconds; a cluster TTL of 0 is none. Metrics
     and alerts need a `log` that lets `inline_workflow` say `info`. `allowed_code_prefixes` must lie where clusters cannot
     write, as in the bucket PROJECT-PREFIX-code. Refused are the function's records, the buckets dataproc and logs, and what
     `cluster_configs` names as config_bucket or temp_bucket; the module knows no other bucket that jobs may write.
