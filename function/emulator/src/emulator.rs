@@ -140,6 +140,7 @@ impl Emulator {
             storage: Storage::new(options.auto_create_buckets, options.one_write_a_second),
             dataproc: Dataproc::new(options.dataproc),
             faults: Vec::new(),
+            standing_faults: Vec::new(),
             calls: VecDeque::new(),
             forgotten_calls: 0,
             keep: options.keep,
@@ -180,7 +181,13 @@ impl Emulator {
         self.shared.with(|state| state.faults.push(fault));
     }
 
-    /// The standing faults are gone; calls that hang already still do.
+    /// The faults that stand beside all others until they are set anew. A delay adds to what else happens to a call, half
+    /// of it before the call is executed and half after; anything else happens where no other fault is due.
+    pub fn set_standing_faults(&self, faults: Vec<Fault>) {
+        self.shared.with(|state| state.standing_faults = faults);
+    }
+
+    /// The faults of [`fault`](Emulator::fault) are gone; calls that hang already still do.
     pub fn clear_faults(&self) {
         self.shared.with(|state| state.faults.clear());
     }

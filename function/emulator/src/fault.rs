@@ -258,6 +258,21 @@ pub(crate) fn take(faults: &mut Vec<Fault>, rng: &mut fastrand::Rng, path: &str)
     Some(what)
 }
 
+/// What the standing faults make of a call of `path`: how much longer it takes, and what else happens to it.
+pub(crate) fn standing(faults: &mut [Fault], rng: &mut fastrand::Rng, path: &str) -> (Duration, Option<What>) {
+    let (mut latency, mut other) = (Duration::ZERO, None);
+    for fault in faults.iter_mut().filter(|fault| matches(&fault.method, path)) {
+        if !fault.when.comes_true(rng) {
+            continue;
+        }
+        match &fault.what {
+            What::Delay(delay) => latency += *delay,
+            what => other = other.or(Some(what.clone())),
+        }
+    }
+    (latency, other)
+}
+
 fn matches(method: &str, path: &str) -> bool {
     let bound = |c: Option<char>| c.is_none_or(|c| c == '/' || c == '.');
     method == "*"
@@ -288,6 +303,16 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(1);
         let taken: Vec<_> = (0..3).map(|_| take(&mut faults, &mut rng, PUBLISH)).collect();
         assert_eq!(taken, [Some(What::Hang), Some(What::Hang), None]);
+    }
+
+    #[test]
+    fn standing_delays_add_up_beside_another_fault() {
+        let always = |what| Fault { method: "Publish".to_owned(), what, when: When::Always };
+        let second = Duration::from_secs(1);
+        let mut faults = [always(What::Delay(second)), always(What::Hang), always(What::Delay(second))];
+        let mut rng = fastrand::Rng::with_seed(1);
+        assert_eq!(standing(&mut faults, &mut rng, PUBLISH), (2 * second, Some(What::Hang)));
+        assert_eq!(standing(&mut faults, &mut rng, "/a/b"), (Duration::ZERO, None));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tonic::{Code, Status};
 
 use crate::emulator::{Call, Emulator};
@@ -67,7 +68,7 @@ impl Emulator {
                     }
                     Err(error) => {
                         tracing::warn!(%error, "accept");
-                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        sleep(Duration::from_millis(50)).await;
                     }
                 },
             }
@@ -182,10 +183,17 @@ impl Emulator {
         };
         let size = messages.iter().map(Bytes::len).sum();
         let headers = text_headers(&head.headers);
-        let (call, fault) = self
+        let (call, latency, fault) = self
             .shared
             .with(|state| state.receive(Call { path: path.clone(), headers, size, at: state.now, answer: None }));
+        let half = || async move {
+            if !latency.is_zero() {
+                sleep(latency / 2).await;
+            }
+        };
+        half().await;
         let answer = self.answer_with(fault, path, messages).await;
+        half().await;
         let code = match &answer {
             Answer::Messages(_) | Answer::Drain(..) => Some(Code::Ok),
             Answer::Status(status) => Some(status.code()),
@@ -201,13 +209,13 @@ impl Emulator {
             Some(What::Code(code, text)) => Err(Status::new(code, text)),
             Some(What::CodeAfter(code, text)) => self.call(&path, messages).await.and(Err(Status::new(code, text))),
             Some(What::Delay(delay)) => {
-                tokio::time::sleep(delay).await;
+                sleep(delay).await;
                 self.call(&path, messages).await
             }
             Some(What::ExecuteLate(delay)) => {
                 let emulator = self.clone();
                 let late = tokio::spawn(async move {
-                    tokio::time::sleep(delay).await;
+                    sleep(delay).await;
                     emulator.call(&path, messages).await
                 });
                 late.await.unwrap_or_else(|error| Err(Status::internal(error.to_string())))

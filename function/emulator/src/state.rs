@@ -33,6 +33,7 @@ pub(crate) struct State {
     pub(crate) storage: Storage,
     pub(crate) dataproc: Dataproc,
     pub(crate) faults: Vec<Fault>,
+    pub(crate) standing_faults: Vec<Fault>,
     pub(crate) calls: VecDeque<Call>,
     pub(crate) forgotten_calls: u64,
     pub(crate) keep: usize,
@@ -116,15 +117,16 @@ impl State {
         Some((topic.clone(), at))
     }
 
-    /// Writes the call down; what goes wrong with it.
-    pub(crate) fn receive(&mut self, call: Call) -> (u64, Option<What>) {
-        let fault = crate::fault::take(&mut self.faults, &mut self.rng, &call.path);
+    /// Writes the call down. Its number, how much longer it takes, and what else goes wrong with it.
+    pub(crate) fn receive(&mut self, call: Call) -> (u64, Duration, Option<What>) {
+        let (latency, standing) = crate::fault::standing(&mut self.standing_faults, &mut self.rng, &call.path);
+        let fault = crate::fault::take(&mut self.faults, &mut self.rng, &call.path).or(standing);
         self.calls.push_back(call);
         while self.calls.len() > self.keep {
             self.calls.pop_front();
             self.forgotten_calls += 1;
         }
-        (self.forgotten_calls + self.calls.len() as u64, fault)
+        (self.forgotten_calls + self.calls.len() as u64, latency, fault)
     }
 
     pub(crate) fn answered(&mut self, call: u64, code: Option<Code>) {

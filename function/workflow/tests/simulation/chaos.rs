@@ -1,45 +1,31 @@
 //! Lets a schedule happen: one thread, a clock that only moves when everybody waits, and every draw from one seed.
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, Once, PoisonError},
-    time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeMap, sync::Once, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use cloudevents::{AttributesReader, Event};
-use fastrand::Rng;
-use futures::FutureExt;
-use gcloud_sdk::google::pubsub::v1::PubsubMessage;
-use http::{Request, StatusCode};
-use inline_workflow::{
-    clock::Clock,
-    context::{Context, Reaches},
-    environment::Environment,
-    handle::handle,
-    request,
-};
-use inline_workflow_emulator::{Options, Phase, Push, PushSubscription};
-use serde_json::{Value, json};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, sleep_until},
-};
+use http::Request;
+use inline_workflow_emulator::{Emulator, Fault, Options, Phase, Push, When, Workflow};
+use serde_json::Value;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
-    history::{Asked, History},
-    schedule::{Act, Habits, Schedule, arranged, config, pick},
-    support::{BUCKET, CONFIG, PROJECT, REQUESTS, RESPONSES, TICKS, World},
+    deployment::{Deployment, FIRST, SECOND, delivered, with},
+    dimensions::{self, Dimension},
+    history::History,
+    schedule::{Act, Habits, Schedule, arranged, config},
+    support::{BUCKET, CONFIG, PROJECT, World},
 };
 
-const SUBSCRIPTION: &str = "projects/test-project/subscriptions/requests";
-/// By then everything must have ended: the longest waits are the retries' of capacity, six hours the oldest request.
+/// After the last hardship, by then everything must have ended: the longest waits are the retries' of capacity, six hours
+/// the oldest request.
 const PATIENCE: Duration = Duration::from_secs(12 * 3600);
+/// A hardship that is there for ever: the longest that a run may wait for Dataproc is 72 hours.
+const PATIENCE_FOR_EVER: Duration = Duration::from_secs(76 * 3600);
+/// While hours pass, not every minute is of interest.
+const RARE_TICKS: Duration = Duration::from_secs(600);
 /// Ticks after the end, in which nothing must happen any more.
-const AFTERWARDS: Duration = Duration::from_secs(300);
+const TICKS_AFTERWARDS: u32 = 5;
 
 thread_local! {
     static PANICS: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
@@ -60,360 +46,280 @@ fn watch_for_panics() {
     PANICS.set(Some(Vec::new()));
 }
 
-pub fn run(schedule: Schedule) -> History {
+/// What happened in each deployment.
+pub fn run(schedule: Schedule) -> Vec<History> {
     watch_for_panics();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let history = runtime.expect("a runtime").block_on(live(schedule));
-    let panics = PANICS.take().unwrap_or_default();
-    History { panics, ..history }
+    let mut histories = runtime.expect("a runtime").block_on(live(schedule));
+    histories[0].panics = PANICS.take().unwrap_or_default();
+    histories
 }
 
-/// An instance of the function: what it was started with, and what is lost when it dies.
-struct Instance {
-    clock: Clock,
-    cx: Context,
-    /// Counts its lives.
-    life: watch::Sender<u64>,
-}
-
-/// All that deliveries share.
-struct Fleet {
-    instances: Vec<Instance>,
-    environment: Environment,
-    reaches: Reaches,
-    habits: Habits,
-    rng: Rng,
-    slowest: u128,
-    notes: Vec<(DateTime<Utc>, String)>,
-    base: DateTime<Utc>,
-    start: Instant,
-}
-
-type Shared = Arc<Mutex<Fleet>>;
-
-fn with<T>(fleet: &Shared, act: impl FnOnce(&mut Fleet) -> T) -> T {
-    act(&mut fleet.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-impl Fleet {
-    fn now(&self) -> DateTime<Utc> {
-        self.base + TimeDelta::from_std(self.start.elapsed()).expect("a short time")
-    }
-
-    fn note(&mut self, text: String) {
-        self.notes.push((self.now(), text));
-    }
-
-    fn context(&mut self, clock: Clock) -> Context {
-        let random = Rng::with_seed(self.rng.u64(..));
-        Context::new(self.environment.clone(), self.reaches.clone(), clock, random)
-    }
-
-    /// A new life: no connection, no cache, and everything under way is cut off.
-    fn restart(&mut self, index: usize) {
-        let index = index % self.instances.len();
-        self.note(format!("instance {index} dies and starts anew"));
-        let cx = self.context(self.instances[index].clock);
-        let instance = &mut self.instances[index];
-        instance.cx = cx;
-        instance.life.send_modify(|life| *life += 1);
-    }
-
-    fn chance(&mut self, probability: f64) -> bool {
-        self.rng.f64() < probability
-    }
-}
-
-async fn live(schedule: Schedule) -> History {
+async fn live(schedule: Schedule) -> Vec<History> {
     let start = Instant::now();
     let mut world = World::with(Options { ..schedule.options.clone() });
     for (name, value) in &schedule.variables {
         world.set(name, value);
     }
-    world.emulator.put_object(BUCKET, CONFIG, config("default"));
     for (step, outcome) in arranged() {
         world.emulator.on_step(step, outcome);
     }
-    let reach = world.reach();
-    let mut fleet = Fleet {
-        instances: Vec::new(),
-        environment: world.environment(),
-        reaches: Reaches { storage: reach.clone(), dataproc: reach.clone(), pubsub: reach },
-        habits: schedule.habits,
-        rng: Rng::with_seed(schedule.seed.wrapping_mul(7919)),
-        slowest: 0,
-        notes: Vec::new(),
-        base: world.base,
-        start,
-    };
-    for skew in &schedule.skews {
-        let clock = Clock::Runtime { base: world.base + *skew, start };
-        let cx = fleet.context(clock);
-        fleet.instances.push(Instance { clock, cx, life: watch::Sender::new(0) });
+    let mut deployments = vec![Deployment::start(&mut world, &schedule, FIRST, start)];
+    if schedule.dimensions.contains(&Dimension::SecondDeployment) {
+        deployments.push(Deployment::start(&mut world, &schedule, SECOND, start));
     }
-    let fleet = Arc::new(Mutex::new(fleet));
-
     let emulator = world.emulator.clone();
     emulator.disorder(schedule.disorder);
-    emulator.push(Push::with({
-        let fleet = fleet.clone();
-        move |request| delivered(fleet.clone(), request)
+    let fleets: Vec<_> = deployments.iter().map(|it| (it.places.name, it.fleet.clone())).collect();
+    emulator.push(Push::with(move |request: Request<Bytes>| {
+        let host = request.uri().host().unwrap_or_default().to_owned();
+        let fleet = fleets.iter().find(|(name, _)| *name == host).expect("a deployment").1.clone();
+        delivered(fleet, request)
     }));
-    emulator.push_subscription(&PushSubscription::eventarc(SUBSCRIPTION, REQUESTS, "http://function/"));
-    let ticks = "projects/test-project/subscriptions/ticks";
-    emulator.push_subscription(&PushSubscription::eventarc(ticks, TICKS, "http://function/"));
-    emulator.start_ticks(TICKS);
     if schedule.audit_events {
-        emulator.start_audit_events(PROJECT, "http://function/");
+        emulator.start_audit_events(PROJECT, &FIRST.endpoint());
     }
+    let story = tell(&schedule, &emulator, &mut deployments, start);
+    let ending = tokio::select! {
+        biased;
+        ending = story => ending,
+        () = endure(&schedule, &emulator, start) => unreachable!("hardships are awaited for ever"),
+    };
+    // The emulator holds the fleets, and the fleets the emulator.
+    emulator.push(Push::Held);
 
-    let mut asked = Vec::new();
+    let workflows = emulator.workflows();
+    let calls = emulator.calls();
+    deployments
+        .into_iter()
+        .map(|deployment| history(&schedule, &world, deployment, &ending, &workflows, &calls))
+        .collect()
+}
+
+/// How a schedule ended.
+struct Ending {
+    forgotten: Vec<String>,
+    /// By deployment: its run, and when its record was deleted.
+    deleted: BTreeMap<String, DateTime<Utc>>,
+    quiet: Option<DateTime<Utc>>,
+    /// How many events each deployment had said by then.
+    said: Vec<usize>,
+}
+
+/// The hardships begin and end. Never returns.
+async fn endure(schedule: &Schedule, emulator: &Emulator, start: Instant) {
+    let mut changes: Vec<Duration> =
+        schedule.hardships.iter().flat_map(|hardship| [Some(hardship.from), hardship.until]).flatten().collect();
+    changes.sort_unstable();
+    for at in changes {
+        sleep_until(start + at).await;
+        dimensions::arrange(emulator, &schedule.hardships, at);
+    }
+    std::future::pending().await
+}
+
+/// Everything that the schedule says, and then the calm.
+async fn tell(schedule: &Schedule, emulator: &Emulator, deployments: &mut [Deployment], start: Instant) -> Ending {
     let mut forgotten = Vec::new();
-    let mut standing = Vec::new();
+    let mut deleted = BTreeMap::new();
+    let mut standing: Vec<Fault> = Vec::new();
     for (at, act) in &schedule.acts {
         sleep_until(start + *at).await;
+        let (deployment, act) = match act {
+            Act::InSecond(act) => (&mut deployments[1], &**act),
+            act => (&mut deployments[0], act),
+        };
+        let note = |text: String| with(&deployment.fleet, |fleet| fleet.note(text));
         match act {
-            Act::Send(request) => {
-                let request = request.clone();
-                asked.push(send(&world, request.to_string()));
-            }
-            Act::SendText(text) => asked.push(send(&world, text.clone())),
-            Act::Ask { action, request, by_run_id } => {
-                let text = about(action, *request, *by_run_id, &asked).to_string();
-                asked.push(send(&world, text));
+            Act::Send(request) => deployment.send(request.to_string()),
+            Act::SendText(text) => deployment.send(text.clone()),
+            Act::SendLate(request) => deployment.send_late(request.to_string()),
+            Act::Ask { action, request, by_run_id, timeless } => {
+                deployment.ask(action, *request, *by_run_id, *timeless);
             }
             Act::Fault(fault) => {
                 emulator.fault(fault.clone());
-                if fault.when != inline_workflow_emulator::When::Always {
+                if fault.when != When::Always {
                     standing.push(fault.clone());
                 }
-                with(&fleet, |fleet| fleet.note(format!("FAULT {fault:?}")));
+                note(format!("FAULT {fault:?}"));
             }
             Act::Calm => {
                 emulator.clear_faults();
                 for fault in &standing {
-                    if matches!(fault.when, inline_workflow_emulator::When::Probability(_)) {
+                    if matches!(fault.when, When::Probability(_)) {
                         emulator.fault(fault.clone());
                     }
                 }
-                with(&fleet, |fleet| fleet.note("the outages are over".to_owned()));
+                note("the outages are over".to_owned());
             }
             Act::Mishap(trouble, when) => emulator.mishap(trouble.clone(), *when),
             Act::Config(Some(text)) => {
                 emulator.put_object(BUCKET, CONFIG, text.clone());
-                with(&fleet, |fleet| fleet.note(format!("the configuration is {text}")));
+                note(format!("the configuration is {text}"));
             }
             Act::Config(None) => {
                 emulator.delete_object(BUCKET, CONFIG);
-                with(&fleet, |fleet| fleet.note("the configuration is gone".to_owned()));
+                note("the configuration is gone".to_owned());
             }
-            Act::Restart(index) => with(&fleet, |fleet| fleet.restart(*index)),
+            Act::Restart(index) => with(&deployment.fleet, |fleet| fleet.restart(*index)),
             Act::Forget => {
-                // Not the only trace of a submission: nobody could know of it then.
-                let recorded: Vec<String> = emulator
-                    .objects(BUCKET)
-                    .into_iter()
-                    .filter(|(name, _)| name.starts_with("runs/"))
-                    .map(|(_, content)| String::from_utf8_lossy(&content).into_owned())
-                    .collect();
-                let known = |name: &str| recorded.iter().any(|record| record.contains(name));
-                let workflows = emulator.workflows();
-                for workflow in workflows.iter().filter(|it| it.phase == Phase::Done && known(&it.name)) {
-                    emulator.forget_operation(&workflow.name);
-                    forgotten.push(workflow.name.clone());
-                }
-                with(&fleet, |fleet| fleet.note("Dataproc forgets what has ended".to_owned()));
+                forgotten.extend(forget(emulator));
+                note("Dataproc forgets what has ended".to_owned());
             }
+            Act::DeleteRecord(number) => {
+                if let Some(run) = deployment.delete_record(*number) {
+                    note(format!("the record of {run} is deleted"));
+                    deleted.insert(run, emulator.now());
+                }
+            }
+            Act::Foreign(pending) => {
+                emulator.begin_foreign_workflow("projects/test-project/regions/us-central1", "theirs", *pending);
+            }
+            Act::InSecond(_) => unreachable!("not within itself"),
         }
     }
     sleep_until(start + schedule.calm_after).await;
     emulator.clear_faults();
     emulator.disorder(Default::default());
-    emulator.put_object(BUCKET, CONFIG, config("default"));
-    with(&fleet, |fleet| {
-        fleet.habits = Habits { crash: 0.0, lose_ack: 0.0, miss_tick: 0.0, double_tick: 0.0 };
-        fleet.note("CALM".to_owned());
-    });
-
+    emulator.put_object(BUCKET, CONFIG, config("default", FIRST.name));
+    for deployment in &*deployments {
+        with(&deployment.fleet, |fleet| {
+            fleet.habits = Habits { crash: 0.0, lose_ack: 0.0, miss_tick: 0.0, double_tick: 0.0 };
+            fleet.note("CALM".to_owned());
+        });
+    }
+    let patience = patience(schedule);
+    let every = if patience > PATIENCE { RARE_TICKS } else { Duration::from_secs(60) };
+    for deployment in &*deployments {
+        emulator.start_ticks_every(deployment.places.ticks, every);
+    }
     let quiet = async {
         loop {
-            sleep(Duration::from_secs(30)).await;
-            if world.objects("active/").is_empty() && emulator.unacknowledged(SUBSCRIPTION) == 0 {
+            sleep(every / 2).await;
+            if deployments.iter().all(|it| it.objects("active/").is_empty() && it.unacknowledged() == 0) {
                 return emulator.now();
             }
         }
     };
-    let quiet = tokio::time::timeout(PATIENCE, quiet).await.ok();
-    let said = world.said().len();
+    let quiet = tokio::time::timeout(patience, quiet).await.ok();
+    let said = deployments.iter().map(|it| emulator.published(it.places.responses).len()).collect();
     if quiet.is_some() {
-        sleep(AFTERWARDS).await;
+        sleep(every * TICKS_AFTERWARDS).await;
     }
-    // A call that was stuck on its way may repeat what has been said.
-    let all = world.said();
-    let (before, late) = all.split_at(said);
-    let said_late = late.iter().filter(|said| !before.iter().any(|earlier| earlier.id == said.id)).count();
-    // The emulator holds the fleet, and the fleet the emulator.
-    emulator.push(Push::Held);
+    Ending { forgotten, deleted, quiet, said }
+}
 
-    let (notes, slowest) = with(&fleet, |fleet| (std::mem::take(&mut fleet.notes), fleet.slowest));
-    let records = emulator.objects(BUCKET).into_iter().filter_map(|(name, content)| {
+/// From the calm to the time when everything must have ended.
+fn patience(schedule: &Schedule) -> Duration {
+    let last = schedule.hardships.iter().map(|hardship| hardship.until.unwrap_or(Duration::MAX)).max();
+    match last {
+        Some(Duration::MAX) => PATIENCE_FOR_EVER,
+        last => PATIENCE + last.unwrap_or_default().saturating_sub(schedule.calm_after),
+    }
+}
+
+/// Dataproc knows nothing any more of what has ended. Not of the only trace of a submission: nobody could know of it then.
+fn forget(emulator: &Emulator) -> Vec<String> {
+    let recorded: Vec<String> = [FIRST, SECOND]
+        .iter()
+        .flat_map(|places| emulator.objects(places.bucket))
+        .filter(|(name, _)| name.starts_with("runs/"))
+        .map(|(_, content)| String::from_utf8_lossy(&content).into_owned())
+        .collect();
+    let known = |it: &Workflow| recorded.iter().any(|record| record.contains(&it.name));
+    let workflows = emulator.workflows();
+    let ended = workflows.iter().filter(|it| it.phase == Phase::Done && known(it));
+    ended.filter(|it| emulator.forget_operation(&it.name)).map(|it| it.name.clone()).collect()
+}
+
+fn history(
+    schedule: &Schedule,
+    world: &World,
+    deployment: Deployment,
+    ending: &Ending,
+    workflows: &[Workflow],
+    calls: &[inline_workflow_emulator::Call],
+) -> History {
+    let Deployment { places, fleet, .. } = &deployment;
+    let emulator = &world.emulator;
+    let (notes, slowest, handled) =
+        with(fleet, |fleet| (std::mem::take(&mut fleet.notes), fleet.slowest, std::mem::take(&mut fleet.handled)));
+    let records = emulator.objects(places.bucket).into_iter().filter_map(|(name, content)| {
         let run = name.strip_prefix("runs/")?.strip_suffix(".json")?.to_owned();
         Some((run, serde_json::from_slice(&content).unwrap_or(Value::Null)))
     });
-    let times = emulator.published(RESPONSES).into_iter().map(|message| {
+    let times = emulator.published(places.responses).into_iter().map(|message| {
         let time = message.publish_time.unwrap_or_default();
         DateTime::from_timestamp(time.seconds, time.nanos as u32).expect("a time")
     });
+    let said: Vec<_> = times.zip(world.said_on(places.responses)).collect();
+    // A call that was stuck on its way may repeat what has been said.
+    let (before, late) = said.split_at(ending.said[usize::from(places.name == SECOND.name)]);
+    let said_late = late.iter().filter(|(_, said)| !before.iter().any(|(_, earlier)| earlier.id == said.id)).count();
+    let is_own = |it: &&Workflow| it.labels.get("deployment").is_some_and(|name| name == places.name);
+    let is_hidden = |it: &dimensions::Hardship| it.may_hide_outcomes(schedule.calm_after);
+    // A workflow that has no name for so long may be any run's.
+    let is_foreign = |(_, act): &(Duration, Act)| matches!(act, Act::Foreign(pending) if *pending >= dimensions::LONG);
     History {
         seed: schedule.seed,
         base: world.base,
-        settings: settings(&schedule),
-        said: times.zip(world.said()).collect(),
+        settings: settings(schedule),
         said_late,
-        workflows: emulator.workflows(),
-        records: records.collect::<BTreeMap<_, _>>(),
-        markers: world.objects("active/"),
-        unacknowledged: emulator.unacknowledged(SUBSCRIPTION),
+        said,
+        workflows: workflows.iter().filter(is_own).cloned().collect(),
+        records: records.collect(),
+        markers: deployment.objects("active/"),
+        unacknowledged: deployment.unacknowledged(),
         panics: Vec::new(),
-        calls: emulator.calls(),
-        asked,
+        calls: calls.to_vec(),
         slowest,
-        quiet,
-        forgotten,
+        handled,
+        quiet: ending.quiet,
+        calm: world.base + TimeDelta::from_std(calm(schedule)).expect("a short time"),
+        may_hide_outcomes: schedule.hardships.iter().any(is_hidden) || schedule.acts.iter().any(is_foreign),
+        is_gentle: is_gentle(schedule),
+        max_request_age: max_request_age(schedule),
+        forgotten: ending.forgotten.clone(),
+        deleted: if places.name == FIRST.name { ending.deleted.clone() } else { BTreeMap::new() },
         notes,
+        asked: deployment.asked,
     }
+}
+
+/// From then on nothing goes wrong any more but with Dataproc.
+fn calm(schedule: &Schedule) -> Duration {
+    let of_others = schedule.hardships.iter().filter(|hardship| !hardship.is_of_dataproc());
+    of_others.filter_map(|hardship| hardship.until).chain([schedule.calm_after]).max().unwrap_or_default()
+}
+
+/// Whether no call and no instance fails, and nothing is taken away.
+fn is_gentle(schedule: &Schedule) -> bool {
+    let is_hard = |(_, act): &(Duration, Act)| {
+        matches!(act, Act::Fault(_) | Act::Config(_) | Act::Restart(_) | Act::DeleteRecord(_) | Act::Forget)
+    };
+    let Habits { crash, .. } = schedule.habits;
+    schedule.hardships.is_empty()
+        && crash == 0.0
+        && !schedule.options.one_write_a_second
+        && !schedule.acts.iter().any(is_hard)
+}
+
+/// How old a request becomes at most, as the schedule or the code says.
+fn max_request_age(schedule: &Schedule) -> TimeDelta {
+    let name = inline_workflow::environment::ENV_MAX_REQUEST_AGE;
+    let set = schedule.variables.iter().find(|(variable, _)| *variable == name);
+    TimeDelta::seconds(set.map_or(21_600, |(_, seconds)| seconds.parse().expect("a number")))
 }
 
 fn settings(schedule: &Schedule) -> String {
-    let Schedule { variables, options, skews, disorder, habits, calm_after, audit_events, .. } = schedule;
+    let Schedule {
+        variables, options, skews, disorder, habits, calm_after, audit_events, dimensions, hardships, ..
+    } = schedule;
     let one_write_a_second = options.one_write_a_second;
     format!(
-        "{variables:?}\n{:?}\nskews {skews:?} {disorder:?} {habits:?} audit events {audit_events}, one write a second \
+        "{dimensions:?} {hardships:#?}\n{variables:?}\n{:?}\nskews {skews:?} {disorder:?} {habits:?} audit events {audit_events}, one write a second \
          {one_write_a_second}, calm after {calm_after:?}",
         options.dataproc
     )
-}
-
-fn send(world: &World, text: String) -> Asked {
-    let message = PubsubMessage { data: text.clone().into_bytes(), ..PubsubMessage::default() };
-    let id = world.emulator.publish(REQUESTS, message);
-    let (request, faults) = request::decode(text.as_bytes());
-    let run = request.run_id.unwrap_or_else(|| request::run_id(&request, REQUESTS, &id));
-    Asked {
-        id,
-        at: world.emulator.now(),
-        action: match request.action {
-            request::Action::Run => "run",
-            request::Action::Validate => "validate",
-            request::Action::Cancel => "cancel",
-            request::Action::Status => "status",
-        },
-        legible: faults.is_empty() && !text.contains("no_such_field"),
-        run_id: run.to_string(),
-        digest: request.digest(),
-        text,
-    }
-}
-
-/// A message about a run, by the id that its sender would know it by.
-fn about(action: &str, number: usize, by_run_id: bool, asked: &[Asked]) -> Value {
-    let request_id = format!("request-{number}");
-    let sent = asked.iter().filter(|asked| asked.action == "run");
-    // Without a request_id only the run's id tells.
-    let known = match sent.clone().find(|asked| asked.text.contains(&request_id)) {
-        Some(found) => Some(found),
-        None => sent.clone().find(|asked| !asked.text.contains("request_id")),
-    };
-    match known {
-        Some(known) if by_run_id || !known.text.contains("request_id") => {
-            json!({ "action": action, "run_id": known.run_id })
-        }
-        _ => json!({ "action": action, "job_name": "word-count", "request_id": request_id }),
-    }
-}
-
-/// An event reaches the function. The answer that the one who delivers it sees.
-async fn delivered(fleet: Shared, request: Request<Bytes>) -> StatusCode {
-    let (head, body) = request.into_parts();
-    let event = match functions_framework::decode(&head, body) {
-        Ok(event) => event,
-        Err(error) => panic!("the emulator sends what is no event: {error}"),
-    };
-    let is_tick = event.source().as_str().ends_with(TICKS);
-    let (missed, twice, lost) = with(&fleet, |fleet| {
-        let habits = fleet.habits;
-        let missed = is_tick && fleet.chance(habits.miss_tick);
-        (missed, is_tick && fleet.chance(habits.double_tick), fleet.chance(habits.lose_ack))
-    });
-    if missed {
-        return StatusCode::NO_CONTENT;
-    }
-    let status = match twice {
-        true => {
-            let (one, two) = tokio::join!(handled(&fleet, event.clone()), handled(&fleet, event));
-            one.max(two)
-        }
-        false => handled(&fleet, event).await,
-    };
-    match lost {
-        true => StatusCode::BAD_GATEWAY,
-        false => status,
-    }
-}
-
-/// One instance deals with an event, or dies over it.
-async fn handled(fleet: &Shared, event: Event) -> StatusCode {
-    let name = format!("{} {}", event.source().as_str().rsplit('/').next().unwrap_or_default(), event.id());
-    let (index, cx, mut life, polls, lifetime) = with(fleet, |fleet| {
-        let index = fleet.rng.usize(..fleet.instances.len());
-        let crash = fleet.habits.crash;
-        let polls = *pick(&mut fleet.rng, &[8, 30, 90]);
-        // At one of its awaits, or at some time.
-        let (polls, lifetime) = match (fleet.chance(crash), fleet.rng.bool()) {
-            (true, true) => (Some(fleet.rng.u32(0..polls)), None),
-            (true, false) => (None, Some(Duration::from_millis(fleet.rng.u64(0..8500)))),
-            _ => (None, None),
-        };
-        fleet.note(format!("instance {index} gets {name}"));
-        let instance = &fleet.instances[index];
-        (index, instance.cx.clone(), instance.life.subscribe(), polls, lifetime)
-    });
-    let began = Instant::now();
-    let mut polls = polls;
-    let mut handling = Box::pin(AssertUnwindSafe(handle(cx, event)).catch_unwind());
-    let handling = std::future::poll_fn(move |task| match polls {
-        Some(0) => std::task::Poll::Ready(None),
-        _ => {
-            polls = polls.map(|polls| polls - 1);
-            handling.as_mut().poll(task).map(Some)
-        }
-    });
-    let death = async {
-        match lifetime {
-            Some(lifetime) => sleep(lifetime).await,
-            None => std::future::pending().await,
-        }
-    };
-    let (end, status) = tokio::select! {
-        biased;
-        _ = life.changed() => ("was cut off".to_owned(), StatusCode::BAD_GATEWAY),
-        result = handling => match result {
-            Some(Ok(Ok(()))) => ("is done".to_owned(), StatusCode::NO_CONTENT),
-            Some(Ok(Err(error))) => (format!("fails: {error}"), StatusCode::SERVICE_UNAVAILABLE),
-            Some(Err(_)) => ("panicked".to_owned(), StatusCode::INTERNAL_SERVER_ERROR),
-            None => {
-                with(fleet, |fleet| fleet.restart(index));
-                ("crashed".to_owned(), StatusCode::BAD_GATEWAY)
-            }
-        },
-        () = death => {
-            with(fleet, |fleet| fleet.restart(index));
-            ("crashed".to_owned(), StatusCode::BAD_GATEWAY)
-        }
-    };
-    with(fleet, |fleet| {
-        fleet.slowest = fleet.slowest.max(began.elapsed().as_millis());
-        fleet.note(format!("instance {index} with {name} {end}"));
-    });
-    status
 }

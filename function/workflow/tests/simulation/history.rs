@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use inline_workflow_emulator::{Call, Workflow};
 use serde_json::Value;
 
@@ -39,6 +39,17 @@ pub struct History {
     pub slowest: u128,
     /// When nothing was left to do; none if that never came.
     pub quiet: Option<DateTime<Utc>>,
+    /// From then on only the hardships remain.
+    pub calm: DateTime<Utc>,
+    /// Whether a hardship may have kept Dataproc's answers away for so long that an outcome is unknown.
+    pub may_hide_outcomes: bool,
+    /// Whether nothing goes wrong at all.
+    pub is_gentle: bool,
+    pub max_request_age: TimeDelta,
+    /// When the function was first done with a message, by its id.
+    pub handled: BTreeMap<String, DateTime<Utc>>,
+    /// Runs whose records were deleted, and when.
+    pub deleted: BTreeMap<String, DateTime<Utc>>,
     /// What was said after that.
     pub said_late: usize,
     /// Operations that Dataproc was made to forget.
@@ -69,8 +80,13 @@ impl History {
         }
         for (at, said) in &self.said {
             let (error, state) = (&said.data["error"], &said.data["state"]);
-            let note =
-                format!("EVENT {} sequence {} {} state {state} error {error}", said.id, said.sequence, said.kind);
+            let note = format!(
+                "EVENT {} sequence {} {} state {state} error {error} to message {}",
+                said.id,
+                said.sequence,
+                said.kind,
+                said.attributes.get("ce-messageid").map_or("-", String::as_str)
+            );
             lines.push((*at, 4, note));
         }
         for workflow in &self.workflows {

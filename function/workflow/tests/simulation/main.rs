@@ -1,16 +1,18 @@
 //! The whole function against the emulator under random misfortune, in virtual time.
 //!
 //! A schedule is a seed: requests, cancels and ticks, instances whose clocks differ, and everything that can go wrong
-//! with them and with every service. After the chaos the faults are gone and ticks go on; `promise` says what must hold
-//! then.
+//! with them and with every service. `dimensions` widens the world by what lasts for hours, or for ever. After the chaos
+//! the other faults are gone and ticks go on; `promise` says what must hold then.
 //!
 //! `SEED=123 cargo test -p inline-workflow --test simulation` runs that schedule alone and prints its history;
-//! `SCHEDULES=10000 FIRST_SEED=5000` runs others than usual.
+//! `SCHEDULES=10000 FIRST_SEED=5000` runs others than usual, `DIMENSION=SlowCalls` puts that dimension into each of them.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod chaos;
+mod deployment;
+mod dimensions;
 mod history;
 mod promise;
 mod schedule;
@@ -29,7 +31,8 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
-fn run(seed: u64) -> History {
+/// What happened in each deployment.
+fn run(seed: u64) -> Vec<History> {
     chaos::run(schedule::draw(seed))
 }
 
@@ -53,15 +56,16 @@ fn whatever_fails_every_request_ends_in_exactly_one_result() {
                 if seed - first >= count {
                     break;
                 }
-                let history = run(seed);
-                let faults = promise::check(&history);
+                let histories = run(seed);
+                let faults: Vec<_> = histories.iter().flat_map(promise::check).collect();
+                let text = || histories.iter().map(History::text).collect::<String>();
                 if alone {
-                    println!("{}", history.text());
+                    println!("{}", text());
                 }
                 if !faults.is_empty() {
                     failed.store(true, Ordering::Relaxed);
                     if !keep_going {
-                        println!("{}", history.text());
+                        println!("{}", text());
                     }
                     broken.push((seed, faults));
                 }
@@ -84,7 +88,8 @@ fn whatever_fails_every_request_ends_in_exactly_one_result() {
 
 #[test]
 fn a_seed_is_a_history() {
-    for seed in [1, 2, 3, 5, 8] {
-        assert_eq!(run(seed).text(), run(seed).text(), "SEED={seed}");
+    for seed in [1, 2, 3, 5, 8, 13, 21, 34, 55] {
+        let text = || run(seed).iter().map(History::text).collect::<String>();
+        assert_eq!(text(), text(), "SEED={seed}");
     }
 }

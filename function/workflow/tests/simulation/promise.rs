@@ -3,16 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use inline_workflow::identity::{ClusterName, Deployment};
 use inline_workflow_emulator::Workflow;
+use serde_json::Value;
 
 use crate::{
     history::{Asked, History},
-    support::{BUCKET, PROJECT, Said},
+    support::Said,
 };
 
 /// An event is dealt with within its budget of 8 s and half a second of overtime.
 const LONGEST: u128 = 8_600;
+
+/// How long a run may last of which Dataproc tells nothing, and one that is to be cancelled; each with some ticks more.
+const LONGEST_BLINDNESS: TimeDelta = TimeDelta::hours(73);
+const LONGEST_BLINDNESS_OF_A_CANCEL: TimeDelta = TimeDelta::minutes(100);
+/// The longest that a call lies on its way and is executed all the same, and the difference of two clocks.
+const LONGEST_WAY: TimeDelta = TimeDelta::seconds(60);
 
 /// A text for each breach of the promise.
 pub fn check(history: &History) -> Vec<String> {
@@ -26,6 +32,9 @@ pub fn check(history: &History) -> Vec<String> {
     // The function itself.
     hold(history.panics.is_empty(), format!("panics: {:?}", history.panics));
     hold(history.slowest <= LONGEST, format!("an event took {} ms", history.slowest));
+
+    let fails = history.notes.iter().find(|(_, note)| note.contains(" fails: ") && history.is_gentle);
+    hold(fails.is_none(), format!("nothing goes wrong, and {fails:?}"));
 
     // It comes to an end, and leaves nothing to do.
     hold(history.quiet.is_some(), format!("never quiet: markers {:?}", history.markers));
@@ -46,6 +55,7 @@ pub fn check(history: &History) -> Vec<String> {
 
     let runs: BTreeSet<&str> = history.said.iter().map(|(_, said)| said.run()).collect();
     for run in runs {
+        let is_lost = history.deleted.contains_key(run);
         let first = first_publications(history, run);
         let of_run: Vec<&(DateTime<Utc>, &Said)> = first.iter().filter(|(_, said)| said.is_of_the_run()).collect();
 
@@ -54,22 +64,44 @@ pub fn check(history: &History) -> Vec<String> {
         for pair in numbered.windows(2) {
             let (before, after) = (pair[0], pair[1]);
             hold(
-                before.sequence < after.sequence,
+                is_lost || before.sequence < after.sequence,
                 format!("{} (sequence {}) comes after {} ({})", after.id, after.sequence, before.id, before.sequence),
             );
         }
         // Nothing new after an end, unless another message began the run anew after a rejection.
         for (index, (_, end)) in of_run.iter().enumerate().filter(|(_, (_, said))| said.is_end()) {
             for (_, later) in &of_run[index + 1..] {
-                let anew = end.kind == "rejected" && later.message() != end.message();
+                let anew = (end.kind == "rejected" || is_lost) && later.message() != end.message();
                 hold(anew, format!("{} was said after {}", later.id, end.id));
             }
+        }
+
+        // An unknown outcome needs a reason, and so does an end that comes late.
+        for (at, end) in of_run.iter().filter(|(_, said)| said.is_end()) {
+            hold(!end.is_unknown() || history.may_hide_outcomes, format!("{} is unknown for no reason", end.id));
+            for (limit, what) in longest(history, run) {
+                hold(
+                    *at <= limit,
+                    format!("{} comes {} min after the limit of {what}", end.id, (*at - limit).num_minutes()),
+                );
+            }
+        }
+        // A rate limit is no reason to reject before the request is too old.
+        for (at, end) in of_run.iter().filter(|(_, said)| said.kind == "rejected") {
+            let sent = history.asked.iter().find(|asked| asked.id == end.message()).map(|asked| asked.at);
+            let too_early = sent.is_some_and(|sent| *at + LONGEST_WAY < sent + history.max_request_age);
+            let of_rate =
+                end.data["error"]["message"].as_str().is_some_and(|text| text.starts_with("Quota exceeded for"));
+            hold(!(too_early && of_rate), format!("{} was said for a rate limit", end.id));
         }
 
         // The end is told when no workflow of the run lives, and none begins afterwards.
         for (index, (at, end)) in of_run.iter().enumerate().filter(|(_, (_, said))| said.is_end()) {
             let until = of_run[index + 1..].first().map(|(at, _)| *at);
             let is_last = until.is_none();
+            if end.is_unknown() || end.is_lost() {
+                continue;
+            }
             for workflow in workflows_of(history, run) {
                 // A rejection that is no run's may be on its way while another message with its request_id is accepted.
                 let on_its_way = match end.sequence {
@@ -88,6 +120,12 @@ pub fn check(history: &History) -> Vec<String> {
         // What is recorded is what was said last. A message that was rejected before it was recorded is another's matter.
         let last = numbered.last().copied().or(of_run.last().map(|(_, said)| *said));
         match (history.records.get(run), last) {
+            // With a record its numbers and the ids of its events are gone: a new life of the run has them again.
+            _ if is_lost => {
+                let last = history.said.iter().rfind(|(_, said)| said.run() == run && said.is_of_the_run());
+                let ended = last.is_some_and(|(_, said)| said.is_end());
+                hold(ended, format!("run {run}, whose record was deleted, did not end"));
+            }
             // Only a cancel came, and perhaps a request that was wrong in itself.
             (Some(record), last) if record["state"] == "awaited" => {
                 let rejected = last.is_none_or(|last| last.kind == "rejected" && last.sequence == 0);
@@ -107,7 +145,9 @@ pub fn check(history: &History) -> Vec<String> {
         // It is the truth: succeeded when every step did, and only then.
         if let Some(end) = last.filter(|said| said.is_end()) {
             let workflows = workflows_of(history, run);
-            let told = workflows.iter().all(|workflow| !history.forgotten.contains(&workflow.name));
+            let told = !end.is_unknown()
+                && !is_lost
+                && workflows.iter().all(|workflow| !history.forgotten.contains(&workflow.name));
             let succeeded = workflows.iter().any(|workflow| has_succeeded(workflow));
             hold(
                 !told || succeeded == (end.kind == "succeeded"),
@@ -119,7 +159,8 @@ pub fn check(history: &History) -> Vec<String> {
     // The same id is the same event. An answer tells how things stand when it is given; a submission that was found
     // again tells what has become of it since.
     let mut known: BTreeMap<&str, &Said> = BTreeMap::new();
-    for (_, said) in history.said.iter().filter(|(_, said)| said.is_of_the_run()) {
+    let kept = |said: &Said| said.is_of_the_run() && !history.deleted.contains_key(said.run());
+    for (_, said) in history.said.iter().filter(|(_, said)| kept(said)) {
         let first = known.entry(&said.id).or_insert(said);
         hold(first.sequence == said.sequence, format!("{} has two sequences", said.id));
         let same = match said.kind.as_str() {
@@ -127,13 +168,16 @@ pub fn check(history: &History) -> Vec<String> {
             // No record keeps it: it tells the faults of the configuration as it is at each delivery.
             "rejected" if said.sequence == 0 => first.data["state"] == said.data["state"],
             // Published without its details, for the topic had refused it.
-            _ if [first, said].iter().any(|said| said.data["left_out"][0] == "*") => {
+            _ if [first, said].iter().any(|said| said.is_reduced()) => {
                 ["run_id", "state", "attempt"].iter().all(|part| first.data[part] == said.data[part])
             }
             _ => first.data == said.data,
         };
         hold(same, format!("{} was said with other data:\n    {}\n    {}", said.id, first.data, said.data));
     }
+
+    check_early_cancels(history, &mut hold);
+    check_neighbours(history, &mut hold);
 
     // Who was told that a cancel is under way has it in the record, for good.
     for asked in history.asked.iter().filter(|asked| asked.action == "cancel") {
@@ -145,18 +189,72 @@ pub fn check(history: &History) -> Vec<String> {
         let Some(answer) = answer else { continue };
         let state = answer.data["state"].as_str().unwrap_or_default();
         if answer.data["found"] == true && !["succeeded", "failed", "cancelled", "rejected"].contains(&state) {
-            let record = &history.records[&asked.run_id];
+            let record = history.records.get(&asked.run_id).unwrap_or(&Value::Null);
             let anew = history.said.iter().any(|(_, said)| said.run() == asked.run_id && said.kind == "rejected");
-            hold(anew || record["cancel"].is_object(), format!("cancel {} was answered and forgotten", asked.id));
+            let is_lost = history.deleted.contains_key(&asked.run_id);
+            hold(
+                anew || is_lost || record["cancel"].is_object(),
+                format!("cancel {} was answered and forgotten", asked.id),
+            );
         }
     }
     faults
 }
 
+/// A cancel that the function was done with before the run's request came to it keeps the run from having a workflow.
+fn check_early_cancels(history: &History, hold: &mut impl FnMut(bool, String)) {
+    for cancel in history.asked.iter().filter(|asked| asked.action == "cancel") {
+        let Some(done) = history.handled.get(&cancel.id) else { continue };
+        let mut sent = history.asked.iter().filter(|asked| asked.action == "run" && asked.run_id == cancel.run_id);
+        if history.deleted.contains_key(&cancel.run_id) || !sent.clone().all(|asked| asked.at <= cancel.at) {
+            continue;
+        }
+        let first = sent.clone().filter_map(|asked| history.handled.get(&asked.id).copied()).min();
+        if sent.next().is_none() || first.is_none_or(|first| first - TimeDelta::milliseconds(LONGEST as i64) < *done) {
+            continue;
+        }
+        for workflow in workflows_of(history, &cancel.run_id) {
+            let late = workflow.created > *done + LONGEST_WAY;
+            hold(!late, format!("{} began after its cancel {}", workflow.requested_cluster, cancel.id));
+        }
+    }
+}
+
+/// A deployment follows its own workflows only, and those that are cancelled are cancelled by its own run.
+fn check_neighbours(history: &History, hold: &mut impl FnMut(bool, String)) {
+    for (_, said) in &history.said {
+        let Some(operation) = said.data["operation"].as_str() else { continue };
+        let own = history.workflows.iter().any(|workflow| workflow.name == operation);
+        hold(own, format!("{} tells of {operation}, which is not the deployment's", said.id));
+    }
+    for workflow in &history.workflows {
+        use gcloud_sdk::google::longrunning::operation::Result;
+        let error = workflow.operation.result.as_ref();
+        let cancelled = matches!(error, Some(Result::Error(error)) if error.code == tonic::Code::Cancelled as i32);
+        let run = &workflow.labels["run_id"];
+        let asked = history.asked.iter().any(|asked| asked.action == "cancel" && asked.run_id == *run);
+        hold(!cancelled || asked, format!("{} was cancelled by nobody", workflow.requested_cluster));
+    }
+}
+
+/// By when a run must have ended, whatever Dataproc tells, and for what.
+fn longest<'a>(history: &'a History, run: &'a str) -> impl Iterator<Item = (DateTime<Utc>, String)> + 'a {
+    let of_run = history.asked.iter().filter(move |asked| asked.run_id == run);
+    of_run.filter_map(|asked| {
+        let longest = match asked.action {
+            "run" => LONGEST_BLINDNESS,
+            "cancel" => LONGEST_BLINDNESS_OF_A_CANCEL,
+            _ => return None,
+        };
+        Some((asked.at.max(history.calm) + longest, format!("message {} ({})", asked.id, asked.action)))
+    })
+}
+
 /// Whether somebody who waits for the answer to a message gets one.
 fn is_answered(history: &History, asked: &Asked) -> bool {
     let to_it = |kinds: &[&str]| {
-        history.said.iter().any(|(_, said)| said.message() == asked.id && kinds.contains(&said.kind.as_str()))
+        let tells = |said: &Said| said.message() == asked.id || (said.is_reduced() && said.run() == asked.run_id);
+        history.said.iter().any(|(_, said)| tells(said) && kinds.contains(&said.kind.as_str()))
     };
     match asked.action {
         // Its faults are answered, not rejected, while a run of its name stands.
@@ -166,7 +264,10 @@ fn is_answered(history: &History, asked: &Asked) -> bool {
         _ => {
             // The run that it is, or was the repetition of, has come to its end since.
             let same = |said: &Said| {
-                history.asked.iter().any(|other| other.id == said.message() && other.digest == asked.digest)
+                // Nobody can tell whom the end of a run concerns whose record was deleted.
+                said.is_reduced()
+                    || history.deleted.contains_key(said.run())
+                    || history.asked.iter().any(|other| other.id == said.message() && other.digest == asked.digest)
             };
             let mut ends = history.said.iter().filter(|(_, said)| said.run() == asked.run_id && said.is_end());
             to_it(&["answered", "rejected"]) || ends.any(|(at, said)| *at >= asked.at && same(said))
@@ -188,6 +289,21 @@ impl Said {
         !matches!(self.kind.as_str(), "answered" | "validated")
     }
 
+    /// Whether it was published without its details, and without the id of the message: the topic had refused it.
+    fn is_reduced(&self) -> bool {
+        self.data["left_out"][0] == "*"
+    }
+
+    /// Whether it says that the function could not learn what became of the workflow.
+    fn is_unknown(&self) -> bool {
+        self.kind == "failed" && self.data["error"]["code"] == "UNKNOWN"
+    }
+
+    /// Whether it says that the run's record is gone.
+    fn is_lost(&self) -> bool {
+        self.kind == "failed" && self.data["error"]["code"] == "DATA_LOSS"
+    }
+
     fn is_end(&self) -> bool {
         matches!(self.kind.as_str(), "succeeded" | "failed" | "cancelled" | "rejected")
     }
@@ -199,21 +315,16 @@ fn first_publications<'a>(history: &'a History, run: &str) -> Vec<(DateTime<Utc>
     of_run.filter(|(_, said)| known.insert(&said.id)).map(|(at, said)| (*at, said)).collect()
 }
 
-fn by_run(workflows: &[Workflow]) -> BTreeMap<String, Vec<&Workflow>> {
-    let mut runs: BTreeMap<String, Vec<&Workflow>> = BTreeMap::new();
+fn by_run(workflows: &[Workflow]) -> BTreeMap<&str, Vec<&Workflow>> {
+    let mut runs: BTreeMap<&str, Vec<&Workflow>> = BTreeMap::new();
     for workflow in workflows {
-        let name = ClusterName::parse(&workflow.requested_cluster).expect("a cluster of ours");
-        runs.entry(name.digits).or_default().push(workflow);
+        runs.entry(&workflow.labels["run_id"]).or_default().push(workflow);
     }
     runs
 }
 
 fn workflows_of<'a>(history: &'a History, run: &str) -> Vec<&'a Workflow> {
-    let deployment = Deployment::new(PROJECT, "us-central1", BUCKET);
-    let digits = deployment.digits(run.parse().expect("a run's id"));
-    let name = |workflow: &Workflow| ClusterName::parse(&workflow.requested_cluster);
-    let of_run = |workflow: &&Workflow| name(workflow).is_some_and(|name| name.digits == digits);
-    history.workflows.iter().filter(of_run).collect()
+    history.workflows.iter().filter(|workflow| workflow.labels["run_id"] == run).collect()
 }
 
 fn most_alive(workflows: &[&Workflow]) -> usize {

@@ -11,6 +11,11 @@ use inline_workflow_emulator::{
 use serde_json::{Value, json};
 use tonic::Code;
 
+use crate::{
+    deployment::FIRST,
+    dimensions::{self, Dimension, Hardship},
+};
+
 pub struct Schedule {
     pub seed: u64,
     pub variables: Vec<(&'static str, String)>,
@@ -22,8 +27,10 @@ pub struct Schedule {
     pub habits: Habits,
     /// In the order of time, from the beginning.
     pub acts: Vec<(Duration, Act)>,
-    /// From then on nothing goes wrong any more.
+    /// From then on nothing goes wrong any more but the hardships.
     pub calm_after: Duration,
+    pub dimensions: Vec<Dimension>,
+    pub hardships: Vec<Hardship>,
 }
 
 /// Probabilities of what befalls each delivery of an event.
@@ -48,7 +55,17 @@ pub enum Act {
         action: &'static str,
         request: usize,
         by_run_id: bool,
+        /// Its message does not tell when it was published.
+        timeless: bool,
     },
+    /// A request that is delivered some minutes late.
+    SendLate(Value),
+    /// The record of one of the requests is deleted.
+    DeleteRecord(usize),
+    /// Another team's workflow begins, which is PENDING for so long.
+    Foreign(Duration),
+    /// The same in the second deployment.
+    InSecond(Box<Act>),
     /// A fault beside the standing ones.
     Fault(Fault),
     /// Only the standing faults are left.
@@ -62,16 +79,20 @@ pub enum Act {
 
 pub fn draw(seed: u64) -> Schedule {
     let rng = &mut Rng::with_seed(seed);
-    // The first seeds are the quiet ones: what is wrong without any misfortune shows there.
-    let wild = if seed < 10 { 0.0 } else { rng.f64() };
+    // The first seeds are the quiet ones: what is wrong without any misfortune shows there. In others it is the dimensions
+    // alone that make the world hard.
+    let dimensions = if seed < 10 { Vec::new() } else { dimensions::draw(rng) };
+    let wild = if seed < 10 || rng.u8(..5) == 0 { 0.0 } else { rng.f64() };
     let calm_after = Duration::from_secs(rng.u64(120..1500));
     let mut acts = Vec::new();
     for request in 0..rng.usize(1..=3) {
-        ask(rng, &mut acts, request, calm_after);
+        ask(rng, &mut acts, request, calm_after, &dimensions);
     }
+    acts.extend(dimensions::acts(rng, &dimensions, calm_after));
     if wild > 0.0 {
         misfortune(rng, &mut acts, wild, calm_after);
     }
+    let hardships = dimensions::hardships(rng, &dimensions, calm_after);
     acts.sort_by_key(|(at, _)| *at);
     let wilder = |rng: &mut Rng, most: f64| if wild > 0.0 && rng.bool() { most * wild * rng.f64() } else { 0.0 };
     Schedule {
@@ -95,6 +116,8 @@ pub fn draw(seed: u64) -> Schedule {
         },
         acts,
         calm_after,
+        dimensions,
+        hardships,
     }
 }
 
@@ -149,16 +172,26 @@ fn options(rng: &mut Rng, seed: u64) -> Options {
 }
 
 /// One request, and the messages about it.
-fn ask(rng: &mut Rng, acts: &mut Vec<(Duration, Act)>, number: usize, calm_after: Duration) {
+fn ask(rng: &mut Rng, acts: &mut Vec<(Duration, Act)>, number: usize, calm_after: Duration, dimensions: &[Dimension]) {
     let at = Duration::from_millis(rng.u64(0..60_000));
-    let mut request = json!({ "job_name": "word-count", "jobs": jobs(rng), "dag_timeout": 600 });
+    let first = acts.len();
+    let mut request = json!({ "job_name": dimensions::job_name(dimensions), "jobs": jobs(rng), "dag_timeout": 600 });
     if rng.u8(..3) > 0 {
         request["request_id"] = json!(format!("request-{number}"));
     }
     if rng.u8(..4) == 0 {
         request["zone"] = json!("us-central1-b");
     }
-    acts.push((at, Act::Send(request.clone())));
+    dimensions::change(rng, dimensions, &mut request);
+    if dimensions.contains(&Dimension::EarlyCancels) && rng.bool() {
+        acts.push((at, Act::SendLate(request.clone())));
+        // Before it is sent, or before it is delivered.
+        let cancelled = (at + Duration::from_millis(rng.u64(0..60_000))).saturating_sub(Duration::from_secs(10));
+        let cancel = Act::Ask { action: "cancel", request: number, by_run_id: false, timeless: rng.bool() };
+        acts.push((cancelled, cancel));
+    } else {
+        acts.push((at, Act::Send(request.clone())));
+    }
     let latest = calm_after.as_millis() as u64;
     let often = |rng: &mut Rng, weights: [u8; 3]| {
         let draw = rng.u8(..100);
@@ -190,25 +223,35 @@ fn ask(rng: &mut Rng, acts: &mut Vec<(Duration, Act)>, number: usize, calm_after
         acts.push((when(rng), Act::Send(validate)));
     }
     for _ in 0..often(rng, [45, 20, 5]) {
-        acts.push((when(rng), Act::Ask { action: "cancel", request: number, by_run_id: rng.bool() }));
+        acts.push((when(rng), Act::Ask { action: "cancel", request: number, by_run_id: rng.bool(), timeless: false }));
     }
     for _ in 0..often(rng, [30, 10, 0]) {
-        acts.push((when(rng), Act::Ask { action: "status", request: number, by_run_id: rng.bool() }));
+        acts.push((when(rng), Act::Ask { action: "status", request: number, by_run_id: rng.bool(), timeless: false }));
     }
     if often(rng, [10, 0, 0]) > 0 {
         let text = pick(rng, &["", "[]", "{\"jobs\": [}", "{}", "{\"action\": \"cancel\"}", "\u{feff}nonsense"]);
         acts.push((when(rng), Act::SendText((*text).to_owned())));
     }
+    if dimensions.contains(&Dimension::SecondDeployment) {
+        let of_first: Vec<_> = acts[first..].to_vec();
+        for (at, act) in of_first {
+            let is_send = matches!(act, Act::Send(_) | Act::SendLate(_));
+            if is_send || rng.bool() {
+                acts.push((at + Duration::from_millis(rng.u64(0..30_000)), Act::InSecond(Box::new(act))));
+            }
+        }
+    }
+}
+
+pub fn job(id: &str, script: &str, after: &[&str]) -> Value {
+    json!({
+        "step_id": id,
+        "pyspark_job": { "main_python_file_uri": format!("gs://staging/scripts/{script}.py") },
+        "prerequisite_step_ids": after,
+    })
 }
 
 fn jobs(rng: &mut Rng) -> Value {
-    let job = |id: &str, script: &str, after: &[&str]| {
-        json!({
-            "step_id": id,
-            "pyspark_job": { "main_python_file_uri": format!("gs://staging/scripts/{script}.py") },
-            "prerequisite_step_ids": after,
-        })
-    };
     match rng.u8(..8) {
         0..4 => json!([job("count", "ok", &[])]),
         4 => json!([job("first", "ok", &[]), job("second", "ok", &["first"])]),
@@ -230,12 +273,13 @@ pub fn arranged() -> [(&'static str, Outcome); 1] {
     [(HANGING, Outcome::Hang)]
 }
 
-const METHODS: [&str; 13] = [
+pub const METHODS: [&str; 14] = [
     "InstantiateInlineWorkflowTemplate",
     "GetOperation",
     "ListOperations",
     "CancelOperation",
     "GetJob",
+    "ListJobs",
     "Publish",
     "ReadObject",
     "GetObject",
@@ -246,7 +290,7 @@ const METHODS: [&str; 13] = [
     "*",
 ];
 
-const CODES: [Code; 16] = [
+pub const CODES: [Code; 16] = [
     Code::Cancelled,
     Code::Unknown,
     Code::InvalidArgument,
@@ -309,12 +353,12 @@ fn misfortune(rng: &mut Rng, acts: &mut Vec<(Duration, Act)>, wild: f64, calm_af
         let config = match rng.u8(..4) {
             0 => None,
             1 => Some("{\"default_cluster_config\": {\"config\": {\"worker\": 1}}}".to_owned()),
-            2 => Some(config("other")),
+            2 => Some(config("other", FIRST.name)),
             _ => Some("{".to_owned()),
         };
         let at = rng.u64(0..seconds);
         acts.push((Duration::from_secs(at), Act::Config(config)));
-        acts.push((Duration::from_secs(at + rng.u64(1..120)), Act::Config(Some(self::config("again")))));
+        acts.push((Duration::from_secs(at + rng.u64(1..120)), Act::Config(Some(self::config("again", FIRST.name)))));
     }
     for _ in 0..rng.usize(0..=2) {
         acts.push((Duration::from_millis(rng.u64(0..1000 * seconds)), Act::Restart(rng.usize(..3))));
@@ -324,9 +368,11 @@ fn misfortune(rng: &mut Rng, acts: &mut Vec<(Duration, Act)>, wild: f64, calm_af
     }
 }
 
-pub fn config(name: &str) -> String {
-    let gce = json!({ "zone_uri": "us-central1-a" });
-    json!({ "default_cluster_config": { "cluster_name": name, "config": { "gce_cluster_config": gce } } }).to_string()
+/// A configuration whose clusters bear the deployment's name in a label.
+pub fn config(cluster: &str, deployment: &str) -> String {
+    let config = json!({ "gce_cluster_config": { "zone_uri": "us-central1-a" } });
+    let labels = json!({ "deployment": deployment });
+    json!({ "default_cluster_config": { "cluster_name": cluster, "config": config, "labels": labels } }).to_string()
 }
 
 fn fault(rng: &mut Rng) -> Fault {

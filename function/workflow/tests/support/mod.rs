@@ -138,8 +138,13 @@ impl World {
 
     /// The events said so far, in the order of their publication.
     pub fn said(&self) -> Vec<Said> {
+        self.said_on(RESPONSES)
+    }
+
+    /// The same on another topic of responses.
+    pub fn said_on(&self, topic: &str) -> Vec<Said> {
         self.emulator
-            .published(RESPONSES)
+            .published(topic)
             .into_iter()
             .map(|message| {
                 let attributes: BTreeMap<String, String> = message.attributes.into_iter().collect();
