@@ -131,7 +131,7 @@ async fn look(cx: &Context, turn: &Turn, run: &mut Loaded) -> Result<Step, CallE
             None
         }
         Ok((Sighting::Unsure, _)) => {
-            changed.look_failed("a workflow that may be this one does not show its cluster's name", turn);
+            changed.look_failed("a workflow that may be this one does not show its name, or its cluster's", turn);
             None
         }
         Err(error) => {

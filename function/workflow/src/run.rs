@@ -226,6 +226,8 @@ impl Record {
         let mut sighting = Sighting::Absent;
         for workflow in workflows {
             match ClusterName::parse(&workflow.cluster_name) {
+                // Nothing can be asked of it, and it is there.
+                Some(name) if name.digits == digits && workflow.name.is_empty() => sighting = Sighting::Unsure,
                 Some(name) if name.digits == digits => {
                     if name.attempt == self.attempt && self.can_have_begun(workflow) {
                         return Sighting::Found(Box::new(workflow.clone()));
