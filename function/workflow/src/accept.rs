@@ -115,7 +115,20 @@ pub async fn accept(cx: &Context, message: &Message, traceparent: Option<String>
 /// Writes the marker of a run that was just recorded, and takes its first step. The marker comes after the record, so that
 /// a marker without one tells of a record that was deleted; and both before the message is acknowledged.
 async fn begin(cx: &Context, writer: &str, run: Loaded) -> Result<String, Error> {
-    let marker = records::mark(cx, run.record.run_id()).await.map_err(Error::NotRecorded)?;
+    let mut run = run;
+    let (marker, stood) = records::mark(cx, run.record.run_id()).await.map_err(Error::NotRecorded)?;
+    if stood && run.record.attempt == template::FIRST_ATTEMPT && !run.record.state.is_end() {
+        // An earlier record of the run was deleted while it was active: its workflow may live.
+        run.record.unsettled_until = Some(cx.now());
+        match records::store(cx, &run.record, run.generation).await.map_err(Error::NotRecorded)? {
+            Written::At(generation) => run.generation = generation,
+            Written::Lost => {
+                let object = records::record_object(run.record.run_id());
+                let text = "another delivery has begun the run";
+                return Err(Error::NotRecorded(CallError::overtaken("Storage.WriteObject", object, text)));
+            }
+        }
+    }
     // The message has done its duty, whatever comes of the first step.
     Ok(match advance(cx, writer, run, Some(marker)).await {
         Ok(record) => format!("accepted, {}", describe(&record)),
@@ -396,7 +409,7 @@ async fn repeat(cx: &Context, writer: &str, run: Loaded) -> Result<String, Error
     if let Err(error) = said {
         warn!(%run_id, %error, "the last event could not be repeated");
     }
-    let marker = records::mark(cx, run_id).await.map_err(Error::NotRecorded)?;
+    let (marker, _) = records::mark(cx, run_id).await.map_err(Error::NotRecorded)?;
     Ok(match advance(cx, writer, run, Some(marker)).await {
         Ok(record) => format!("repeated, {}", describe(&record)),
         Err(error) => format!("repeated, left to the next tick: {error}"),

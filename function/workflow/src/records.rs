@@ -133,14 +133,14 @@ pub async fn store(cx: &Context, record: &Record, expected: i64) -> Result<Writt
 }
 
 /// Writes a run's marker, over the one that exists if there is one, so that no instance that has listed an earlier one
-/// deletes it. Returns its generation.
-pub async fn mark(cx: &Context, run_id: Uuid) -> Result<i64, CallError> {
+/// deletes it. Returns its generation, and whether there was one.
+pub async fn mark(cx: &Context, run_id: Uuid) -> Result<(i64, bool), CallError> {
     let object = marker_object(run_id);
     let mut attempt = 1;
     let mut standing = 0;
     loop {
         match cx.storage.write(&object, b"", "text/plain", None, standing).await {
-            Ok(Written::At(generation)) => return Ok(generation),
+            Ok(Written::At(generation)) => return Ok((generation, standing != 0)),
             Ok(Written::Lost) if attempt < MARKER_ATTEMPTS => {
                 standing = cx.storage.generation(&object).await?.unwrap_or(0);
             }

@@ -269,3 +269,24 @@ async fn an_error_that_comes_back_is_told_as_new() {
     ids.dedup();
     assert_eq!(ids.len(), 3);
 }
+
+/// Found at seed 9508 of the simulation.
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_record_was_deleted_begins_anew_only_when_its_workflow_has_ended() {
+    let mut world = World::new();
+    let cx = world.instance();
+    world.emulator.mishap(Trouble::QuotaRefused, When::Times(1));
+    deliver(&cx, &world.request(&once())).await.unwrap();
+    // The second attempt.
+    while world.emulator.workflows().is_empty() {
+        world.tick(&cx).await;
+    }
+    let record = world.objects("runs/").pop().unwrap();
+    assert!(world.emulator.delete_object(BUCKET, &record));
+    deliver(&cx, &world.request(&once())).await.unwrap();
+    assert_eq!(world.emulator.workflows().len(), 1);
+    world.ticks(&cx, 12).await;
+    let most = world.emulator.most_alive(|workflow| workflow.labels["run_id"].clone());
+    assert_eq!(most.into_values().collect::<Vec<_>>(), [1]);
+    assert_eq!((world.emulator.workflows().len(), world.count("succeeded")), (2, 1));
+}
