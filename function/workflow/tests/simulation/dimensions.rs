@@ -251,6 +251,8 @@ const LACKS: [inline_workflow_emulator::Lack; 3] = [
     inline_workflow_emulator::Lack::ReadableMetadata,
 ];
 
+const MISLEADING_PATH: &str = "gs://staging/STOCKOUT/Insufficient 'CPUS' quota.py";
+
 fn misleading(rng: &mut Rng) -> What {
     let text = *pick(
         rng,
@@ -264,8 +266,7 @@ fn misleading(rng: &mut Rng) -> What {
     );
     if rng.u8(..4) == 0 {
         // The request's own words, of a call that was not executed.
-        let quoted = "job 'stockout-timeout': gs://staging/STOCKOUT/Insufficient 'CPUS' quota.py does not exist";
-        return What::Code(Code::InvalidArgument, quoted.to_owned());
+        return What::Code(Code::InvalidArgument, format!("job 'stockout-timeout': {MISLEADING_PATH} does not exist"));
     }
     let codes = [Code::Unavailable, Code::Internal, Code::Unknown, Code::DeadlineExceeded];
     What::CodeAfter(*pick(rng, &codes), text.to_owned())
@@ -280,6 +281,7 @@ pub fn job_name(dimensions: &[Dimension]) -> &'static str {
 pub fn change(rng: &mut Rng, dimensions: &[Dimension], request: &mut Value) {
     if dimensions.contains(&Dimension::MisleadingTexts) {
         request["jobs"][0]["labels"] = json!({ "stockout": "quota" });
+        request["jobs"][0]["pyspark_job"]["args"] = json!([MISLEADING_PATH]);
     }
     if dimensions.contains(&Dimension::HundredsOfSteps) {
         let steps = rng.usize(100..600);
