@@ -108,7 +108,8 @@ async fn announce(cx: &Context, run: &mut Loaded) -> Result<Step, CallError> {
 async fn look(cx: &Context, turn: &Turn, run: &mut Loaded) -> Result<Step, CallError> {
     let mut changed = run.record.clone();
     let deadline = cx.deadline.checked_sub(AFTER_LOOK).unwrap_or(cx.deadline);
-    let looked = match cx.workflows.since(cx, run.record.attempt_began, deadline).await {
+    let since = run.record.looks_since();
+    let looked = match cx.workflows.since(cx, since, deadline).await {
         Ok(listing) => {
             let sighting = run.record.recognise(&listing.workflows, cx.deployment, &turn.writer);
             Ok((sighting, listing.began.unwrap_or(turn.now)))

@@ -14,6 +14,7 @@ use crate::{
     outcome::{Cluster, Failure, Observation, Outcome, Progress, Shortage, Step, short_digest, shortage},
     record::{Announcement, Cancel, Correlation, Kind, Lease, Record, State},
     refusal::{Refusal, backoff, refusal},
+    template::FIRST_ATTEMPT,
     violation::Violation,
 };
 
@@ -243,6 +244,13 @@ impl Record {
             }
         }
         sighting
+    }
+
+    /// From when on a look must see workflows: from the attempt's beginning, unless the one to be found may be older, from
+    /// another life of the run. That is so while no answer to a submission is known, or the answer is that it exists.
+    pub fn looks_since(&self) -> DateTime<Utc> {
+        let may_be_older = self.exists || (self.attempt == FIRST_ATTEMPT && self.submit_failures == 0);
+        if may_be_older { DateTime::UNIX_EPOCH } else { self.attempt_began }
     }
 
     /// Whether this attempt can have begun a workflow that bears its name or request_id. One that is older is from
