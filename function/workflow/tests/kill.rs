@@ -10,7 +10,7 @@ use std::{
 };
 
 use gcloud_sdk::google::pubsub::v1::PubsubMessage;
-use inline_workflow::environment::*;
+use inline_workflow::{environment::*, identity::ClusterName};
 use inline_workflow_emulator::{Emulator, Fault, PushSubscription, What, When};
 use serde_json::json;
 use support::{
@@ -190,8 +190,9 @@ async fn killed_at_any_moment(mut front: Front, emulator: Emulator, mut variable
     for (key, ids) in &ends {
         assert_eq!(ids.len(), 1, "{key:?} ended more than once: {ids:?}");
     }
-    // The first 36 characters of Dataproc's request_id are the run's id, whatever the attempt.
-    let most = emulator.most_alive(|workflow| workflow.request_id[..36].to_owned());
+    // A cluster's name shows the run, whatever the attempt.
+    let most =
+        emulator.most_alive(|workflow| ClusterName::parse(&workflow.requested_cluster).expect("one of ours").digits);
     assert_eq!(most.len(), expected.iter().filter(|key| matches!(key, Key::Request(_))).count());
     assert!(most.values().all(|most| *most == 1), "two workflows of a run at once: {most:?}");
     // None of them failed for want of capacity, so none was to be submitted twice.
