@@ -107,7 +107,7 @@ async fn announce(cx: &Context, run: &mut Loaded) -> Result<Step, CallError> {
 /// Finds out whether an earlier submission was executed.
 async fn look(cx: &Context, turn: &Turn, run: &mut Loaded) -> Result<Step, CallError> {
     let mut changed = run.record.clone();
-    let deadline = cx.deadline.checked_sub(AFTER_LOOK).unwrap_or(cx.deadline);
+    let deadline = cx.leaving(AFTER_LOOK);
     let since = run.record.looks_since();
     let looked = match cx.workflows.since(cx, since, deadline).await {
         Ok(listing) => {
@@ -324,7 +324,7 @@ async fn see(cx: &Context, record: &Record, name: &str) -> Result<Option<Observa
         Err(error) => error,
     };
     let Some(_) = record.blind_since else { return Err(error) };
-    let deadline = cx.deadline.checked_sub(AFTER_LOOK).unwrap_or(cx.deadline);
+    let deadline = cx.leaving(AFTER_LOOK);
     let Ok(listing) = cx.workflows.since(cx, record.attempt_began, deadline).await else { return Err(error) };
     // Nothing tells how long an ended operation is listed.
     listing.workflows.iter().find(|workflow| workflow.name == name).cloned().map(Some).ok_or(error)

@@ -127,6 +127,11 @@ impl Context {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
+    /// Until when a call may take, if so much of the event's time is to be left after it.
+    pub fn leaving(&self, reserve: Duration) -> Instant {
+        self.deadline.checked_sub(reserve).unwrap_or(self.deadline)
+    }
+
     /// A name for whoever handles this event, which nobody else has.
     pub fn writer(&self) -> String {
         format!("{:032x}", self.random().u128(..))

@@ -29,7 +29,7 @@ const MOST_SINGLE_JOBS: usize = 16;
 /// Reads the listing of the run's jobs, from where the last event left it, as far as there is time. `steps` is how many
 /// jobs there are.
 pub async fn list(cx: &Context, findings: &mut Findings, run_id: Uuid, steps: usize) {
-    let until = until(cx);
+    let until = cx.leaving(FOR_THE_RECORD);
     while !findings.listed && Instant::now() < until {
         match cx.dataproc.jobs(run_id, &findings.next_page, until).await {
             Ok(page) => {
@@ -53,13 +53,9 @@ pub async fn list(cx: &Context, findings: &mut Findings, run_id: Uuid, steps: us
     }
 }
 
-fn until(cx: &Context) -> Instant {
-    cx.deadline.checked_sub(FOR_THE_RECORD).unwrap_or(cx.deadline)
-}
-
 /// Asks for what the listing did not tell. Says whether the run can end with what is known now.
 pub async fn complete(cx: &Context, findings: &mut Findings, run_id: Uuid, workflow: &Observation) -> bool {
-    let until = until(cx);
+    let until = cx.leaving(FOR_THE_RECORD);
     let steps = workflow.progress.steps.len();
     if steps == 0 || findings.since + LONGEST_READING < cx.now() {
         return true;
